@@ -1,0 +1,1 @@
+//! The samewire library: its parts wired together.

@@ -1,0 +1,32 @@
+//! `samewire`: the one binary. Every verb lives in the crate that owns it; this file only routes to it.
+
+use clap::{Parser, Subcommand};
+
+/// Every machine you own, on the same wire.
+#[derive(Debug, Parser)]
+#[command(name = "samewire", version, about, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print the version
+    Version {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[expect(clippy::print_stdout, reason = "the answer of the command")]
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Version { json: false } => println!("{}", env!("CARGO_PKG_VERSION")),
+        Command::Version { json: true } => {
+            println!("{{\"version\":\"{}\"}}", env!("CARGO_PKG_VERSION"));
+        }
+    }
+    Ok(())
+}

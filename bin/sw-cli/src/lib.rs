@@ -1,0 +1,1 @@
+//! Command definitions, rendering, clients of the local and the admin API.

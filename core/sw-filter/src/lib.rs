@@ -1,0 +1,1 @@
+//! Packet filter: compile, match, connection tracking.

@@ -1,0 +1,1 @@
+//! Noise symmetric state, the control protocol's IK handshake and record framing.

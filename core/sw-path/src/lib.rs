@@ -1,0 +1,1 @@
+//! Finds and keeps the best path to each peer: endpoints, netcheck, disco, peer relay.

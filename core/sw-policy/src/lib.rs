@@ -1,0 +1,1 @@
+//! The policy file: parse with positions, validate, compile, explain.

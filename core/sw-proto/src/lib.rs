@@ -1,0 +1,1 @@
+//! Byte codecs: DERP, disco, STUN, PCP and NAT-PMP, Geneve, TSMP, IP headers.

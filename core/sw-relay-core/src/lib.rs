@@ -1,0 +1,1 @@
+//! The relay core: client registry, queues, drop policy, mesh.

@@ -1,0 +1,1 @@
+//! Keys, ids, times, names and prefixes that every part speaks in.

@@ -1,0 +1,1 @@
+//! WireGuard as a pure state machine.

@@ -1,0 +1,1 @@
+//! The node daemon: drives the node core, LocalAPI, control client.

@@ -1,0 +1,1 @@
+//! Packet threads: TUN to wire and back.

@@ -1,0 +1,1 @@
+//! The Internet on one machine: namespaces, NATs, topologies.

@@ -1,0 +1,1 @@
+//! Sockets, dialling, TLS, certificates, the DERP client, port mapping.

@@ -1,0 +1,1 @@
+//! Userspace TCP/IP for running without a TUN device.

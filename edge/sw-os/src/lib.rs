@@ -1,0 +1,1 @@
+//! Operating system edge: TUN, netlink, nf_tables, DNS, link monitor.

@@ -1,0 +1,1 @@
+//! The relay server: DERP over TLS, HTTP and WebSocket, and STUN.

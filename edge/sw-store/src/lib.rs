@@ -1,0 +1,1 @@
+//! Storage of the tailnet: the trait and the SQLite back end.

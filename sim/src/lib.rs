@@ -1,0 +1,1 @@
+//! Deterministic simulator of nodes, servers, relays, links and NATs.
