@@ -1,0 +1,36 @@
+//! `cargo xtask check`: everything that can be refused without running the product.
+
+use crate::{layers, lengths, purity, run};
+use anyhow::bail;
+use std::time::Instant;
+
+pub(crate) fn check() -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let root = run::workspace_root();
+    let metadata = run::output(run::cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
+    let mut found = layers::violations(&serde_json::from_str(&metadata)?);
+    found.extend(purity::violations(&root.join("core"))?);
+    found.extend(lengths::violations(&root)?);
+    if !found.is_empty() {
+        for line in &found {
+            eprintln!("refused: {line}");
+        }
+        bail!("{} rules of the house are broken", found.len());
+    }
+    println!("ok: layers, purity of the cores, file lengths");
+
+    run::run(run::cargo().args(["fmt", "--all", "--check"]))?;
+    run::run(run::cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    deny()?;
+    println!("check: all good in {:.0} s", begun.elapsed().as_secs_f32());
+    Ok(())
+}
+
+/// Licences, sources and duplicates by deny.toml, where cargo-deny is installed.
+fn deny() -> anyhow::Result<()> {
+    if !run::is_on_path("cargo-deny") {
+        println!("skipped: deny.toml was not checked: cargo-deny is not installed");
+        return Ok(());
+    }
+    run::run(run::cargo().args(["deny", "--offline", "check", "bans", "licenses", "sources"]))
+}

@@ -1,0 +1,70 @@
+//! `cargo xtask test`: everything, on a machine that has nothing but Rust, a C compiler and the registries.
+
+use crate::run;
+use std::process::Command;
+use std::time::Instant;
+
+/// Program that shows a package is there, and the Debian package that brings it.
+const DEBIAN: &[(&str, &str)] = &[
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
+    ("ping", "iputils-ping"),
+    ("iperf3", "iperf3"),
+    ("wg", "wireguard-tools"),
+    ("ethtool", "ethtool"),
+    ("curl", "curl"),
+    ("chromium", "chromium"),
+    ("chromedriver", "chromium-driver"),
+    ("pebble", "pebble"),
+];
+
+pub(crate) fn test(quick: bool) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    if !quick {
+        install_packages();
+    }
+    crate::check::check()?;
+    let mut tests = run::cargo();
+    tests.args(["test", "--workspace", "--no-fail-fast"]);
+    if quick {
+        tests.args(["--lib", "--bins"]);
+    } else {
+        // The end-to-end tests start the real binary; built here, so that a failure to build is seen as one.
+        run::run(run::cargo().args(["build", "-p", "samewire"]))?;
+    }
+    run::run(&mut tests)?;
+    println!("test: all good in {:.0} s", begun.elapsed().as_secs_f32());
+    Ok(())
+}
+
+/// Installs what is missing when we are root on a Debian; otherwise says what will be skipped.
+fn install_packages() {
+    let missing: Vec<&str> =
+        DEBIAN.iter().filter(|(program, _)| !run::is_on_path(program)).map(|(_, package)| *package).collect();
+    if missing.is_empty() {
+        return;
+    }
+    if !is_root() || !run::is_on_path("apt-get") {
+        println!(
+            "skipped: tests that need {}: not installed, and only root can install them",
+            missing.join(", ")
+        );
+        return;
+    }
+    let update = run::run(Command::new("apt-get").args(["update", "-qq"]));
+    let install = update.and_then(|()| {
+        run::run(
+            Command::new("apt-get")
+                .env("DEBIAN_FRONTEND", "noninteractive")
+                .args(["install", "-y", "-qq", "--no-install-recommends"])
+                .args(&missing),
+        )
+    });
+    if let Err(error) = install {
+        println!("skipped: tests that need {}: {error}", missing.join(", "));
+    }
+}
+
+fn is_root() -> bool {
+    run::output(Command::new("id").arg("-u")).is_ok_and(|uid| uid.trim() == "0")
+}
