@@ -1,0 +1,75 @@
+//! `/log`: who changed what, from where, and the way back.
+
+use crate::parts::Act;
+use crate::shell::Shell;
+use maud::{Markup, html};
+
+#[derive(Clone, Debug, Default)]
+pub struct LogView {
+    /// "1,204 entries since 12 October."
+    pub sentence: String,
+    pub entries: Vec<Entry>,
+    /// One of `KINDS`, empty for all.
+    pub kind: String,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Entry {
+    pub when: String,
+    pub who: String,
+    pub what: String,
+    /// Old and new value, when there are.
+    pub old: String,
+    pub new: String,
+    pub from: String,
+    /// Where a POST undoes it.
+    pub undo: Option<String>,
+}
+
+/// Value of `?kind=` and its word.
+pub const KINDS: [(&str, &str); 5] =
+    [("", "All"), ("machines", "Machines"), ("access", "Access"), ("keys", "Keys"), ("sign-in", "Sign-in")];
+
+/// The whole page.
+pub fn page(shell: &Shell, view: &LogView) -> String {
+    let main = html! {
+        div.top { div { h1 { "Log" } p { (view.sentence) } } span.sp {} a.btn.quiet href="/log/export" { "Export" } }
+        div.bar { div.chips {
+            @for (kind, word) in KINDS {
+                a.chip href={ "/log?kind=" (kind) } aria-current=[(kind == view.kind).then_some("true")] { (word) }
+            }
+        } }
+        (table(shell, &view.entries))
+    };
+    shell.document("Log", "", &main)
+}
+
+/// The table; the History tab of a machine shows the same.
+pub(crate) fn table(shell: &Shell, entries: &[Entry]) -> Markup {
+    html! {
+        @if entries.is_empty() {
+            section.card.pad.empty { p { "Nothing has happened yet." } }
+        } @else {
+            div.card.scroll { table.cards {
+                thead { tr {
+                    th scope="col" { "When" } th scope="col" { "Who" } th scope="col" { "What" }
+                    th scope="col" { "From" } th.num scope="col" {}
+                } }
+                tbody { @for entry in entries {
+                    tr {
+                        td { (entry.when) }
+                        td { span.name { (entry.who) } }
+                        td {
+                            (entry.what)
+                            @if !entry.old.is_empty() || !entry.new.is_empty() {
+                                span.sub { span.tag { (entry.old) } " to " span.tag { (entry.new) } }
+                            }
+                        }
+                        td.muted { (entry.from) }
+                        td.num { @if let Some(to) = &entry.undo { (Act { to, label: "Undo", class: "sm quiet", fields: &[] }.show(shell)) } }
+                    }
+                } }
+            } }
+        }
+    }
+}
