@@ -9,6 +9,7 @@
 //!   secrets    Secret<T>, SharedSecret, auth keys and API keys, invites, join strings
 //!   ids        NodeId, StableNodeId, UserId, RegionId, CapVer, Vni
 //!   time       Instant, UnixTime, Now        randomness   Rng (seeded)
+//!   local      the LocalAPI's JSON: Prefs, Status, Notify …
 //!   network    Path, RelayMap, address ranges, ports, DNS labels and names
 //! ```
 //!
@@ -29,6 +30,7 @@ mod clock;
 mod ids;
 mod join;
 mod key;
+pub mod local;
 mod name;
 mod path;
 mod relay_map;

@@ -1,0 +1,59 @@
+//! The LocalAPI's JSON types: what daemon and local programs say to each other (localapi-cli.md part A).
+//!
+//! Objects of the control protocol that pass through unread are raw JSON here; the daemon writes them from the
+//! types of `sw-tailcfg`.
+
+mod notify;
+mod prefs;
+mod profile;
+mod status;
+
+pub use notify::{BackendState, EngineStatus, Notify, watch_mask};
+pub use prefs::{AppConnectorPrefs, AutoUpdatePrefs, MaskedPrefs, NetfilterMode, Prefs, PrefsError};
+pub use profile::{LoginProfile, NetworkProfile, Persist, SecretText, UserProfile};
+pub use status::{ExitNodeStatus, PeerStatus, PingResult, Status, TailnetStatus};
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// Where the daemon listens (architecture.md §10.1).
+pub const SOCKET_PATH: &str = "/run/samewire/samewire.sock";
+/// Where official daemons listen.
+pub const OFFICIAL_SOCKET_PATH: &str = "/run/tailscale/tailscaled.sock";
+/// The only `Host` besides an empty one that the API accepts.
+pub const LOCAL_HOST: &str = "local-tailscaled.sock";
+
+/// The body of `start` (localapi-cli.md §A3).
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct StartOptions {
+    #[serde(rename = "FrontendLogID", deserialize_with = "null_is_default")]
+    pub frontend_log_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub update_prefs: Option<Prefs>,
+    /// A secret; the daemon moves it into one at once.
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
+    pub auth_key: String,
+}
+
+/// An error as `samewire` shows it and as `--json` carries it (ux.md §1).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    pub slug: String,
+    pub what: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub fix: String,
+}
+
+/// Takes `null` as the type's default, as Go does.
+pub(crate) fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+/// Whether a boolean is false, for fields left out then.
+pub(crate) fn is_false(value: &bool) -> bool {
+    !*value
+}
