@@ -1,0 +1,212 @@
+//! The server of a lab's network: ours with its relay, or Headscale with the official relay.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::build::spawn_in_background;
+use crate::namespace::{command_in, run_program};
+use crate::programs::Programs;
+use crate::{Interrupt, LabError, Software};
+
+/// TCP port of the control server.
+const CONTROL_PORT: u16 = 8080;
+
+/// TCP port of the official relay.
+const DERPER_PORT: u16 = 3340;
+
+/// Longest wait for a server to serve.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    software: Software,
+    namespace: String,
+    address: IpAddr,
+    dir: PathBuf,
+    programs: Programs,
+    control: Option<Child>,
+    relay: Option<Child>,
+    /// Extra arguments of our server, such as a policy.
+    extra: Vec<String>,
+}
+
+impl Server {
+    pub(crate) fn new(software: Software, namespace: &str, address: IpAddr, dir: &Path, programs: &Programs) -> Self {
+        Self {
+            software,
+            namespace: namespace.to_owned(),
+            address,
+            dir: dir.to_owned(),
+            programs: programs.clone(),
+            control: None,
+            relay: None,
+            extra: Vec::new(),
+        }
+    }
+
+    /// Adds arguments for `samewire control serve`; they take effect at the next start.
+    pub fn set_extra_arguments(&mut self, extra: &[&str]) {
+        self.extra = extra.iter().map(|&a| a.to_owned()).collect();
+    }
+
+    /// Returns the URL that machines join at.
+    pub fn url(&self) -> String {
+        format!("http://{}:{CONTROL_PORT}", self.address)
+    }
+
+    /// Returns the directory of the server's state.
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
+    /// Starts server and relay and waits until they serve.
+    ///
+    /// # Errors
+    /// A program is absent, ends at once or does not serve in time.
+    pub fn start(&mut self, interrupt: &Interrupt) -> Result<(), LabError> {
+        match self.software {
+            Software::Samewire => self.control = Some(self.spawn(self.samewire_control()?, "control.log")?),
+            Software::Official => {
+                self.write_headscale_files()?;
+                self.start_relay()?;
+                self.control = Some(self.spawn(self.headscale(&["serve"])?, "headscale.log")?);
+            }
+            Software::None => return Err(LabError::new("lab-no-server", "the lab has no server.").exit_code(2)),
+        }
+        let served = interrupt.wait_for(START_LIMIT, || {
+            if let Some(status) = self.control.as_mut().and_then(|c| c.try_wait().ok().flatten()) {
+                return Err(self.not_serving(&format!("it ended with {status}")));
+            }
+            Ok(self.answers().then_some(()))
+        })?;
+        served.ok_or_else(|| self.not_serving(&format!("nothing answered at {} in {} s", self.url(), START_LIMIT.as_secs())))
+    }
+
+    fn not_serving(&self, why: &str) -> LabError {
+        LabError::new("lab-server", "the server of the lab did not start.")
+            .why(why)
+            .fix(format!("read what it wrote in {}", self.dir.display()))
+    }
+
+    /// Ends the control server, with no time to say goodbye.
+    pub fn kill_control(&mut self) {
+        end(&mut self.control);
+    }
+
+    /// Ends the relay alone; ours serves both in one process, so there it is the same as [`Self::kill_control`].
+    pub fn kill_relay(&mut self) {
+        match self.software {
+            Software::Samewire => end(&mut self.control),
+            Software::Official | Software::None => end(&mut self.relay),
+        }
+    }
+
+    fn start_relay(&mut self) -> Result<(), LabError> {
+        let (_, derper) = self.programs.official_server()?;
+        let mut command = command_in(&self.namespace, derper)?;
+        let address = self.address.to_string();
+        command.arg("-a").arg(format!("{address}:{DERPER_PORT}")).args(["-http-port", "-1", "-certmode", "manual"]);
+        command.arg("-hostname").arg(&address).arg("-certdir").arg(self.dir.join("certs"));
+        command.arg("-c").arg(self.dir.join("derper.key")).env("HOME", &self.dir);
+        self.relay = Some(self.spawn(command, "derper.log")?);
+        Ok(())
+    }
+
+    fn spawn(&self, mut command: Command, log: &str) -> Result<Child, LabError> {
+        spawn_in_background(&mut command, &self.dir.join(log))
+    }
+
+    fn samewire_control(&self) -> Result<Command, LabError> {
+        let mut command = command_in(&self.namespace, &self.programs.samewire)?;
+        command.args(["control", "serve", "--url", &self.url(), "--listen", &format!("{}:{CONTROL_PORT}", self.address)]);
+        command.arg("--state").arg(self.state_dir()).args(&self.extra).env("HOME", &self.dir);
+        Ok(command)
+    }
+
+    fn headscale(&self, arguments: &[&str]) -> Result<Command, LabError> {
+        let mut command = command_in(&self.namespace, self.programs.official_server()?.0)?;
+        command.arg("-c").arg(self.dir.join("headscale.yaml")).args(arguments).env("HOME", &self.dir);
+        Ok(command)
+    }
+
+    /// Runs `samewire control` with `arguments` on this server's state and returns its output.
+    ///
+    /// # Errors
+    /// It ended with an error.
+    pub fn control(&self, arguments: &[&str]) -> Result<String, LabError> {
+        let mut command = command_in(&self.namespace, &self.programs.samewire)?;
+        command.arg("control").args(arguments).arg("--state").arg(self.state_dir()).env("HOME", &self.dir);
+        let output = run_program(&mut command, "")?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    fn answers(&self) -> bool {
+        let address = (self.address, CONTROL_PORT).into();
+        crate::namespace::enter(&self.namespace, || {
+            std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200))
+                .map(drop)
+                .map_err(|e| LabError::new("lab-server", e.to_string()))
+        })
+        .is_ok()
+    }
+
+    /// Makes a key with which any number of machines can join.
+    ///
+    /// # Errors
+    /// The server refused.
+    pub fn auth_key(&self) -> Result<String, LabError> {
+        let answer = match self.software {
+            Software::Samewire => self.control(&["keys", "create", "--reusable", "--expiry", "24h", "--json"])?,
+            Software::Official => {
+                // It may exist from an earlier key.
+                let _exists = run_program(&mut self.headscale(&["users", "create", "lab"])?, "");
+                let words = ["preauthkeys", "create", "--user", "1", "--reusable", "--expiration", "24h", "-o", "json"];
+                let output = run_program(&mut self.headscale(&words)?, "")?;
+                String::from_utf8_lossy(&output.stdout).into_owned()
+            }
+            Software::None => String::new(),
+        };
+        let key = serde_json::from_str::<Value>(&answer).ok().and_then(|v| Some(v["key"].as_str()?.to_owned()));
+        key.ok_or_else(|| LabError::new("lab-server", "the server gave no key to join with.").why(answer))
+    }
+
+    fn write_headscale_files(&self) -> Result<(), LabError> {
+        let failed = |e: std::io::Error| LabError::new("lab-files", "the files of the server cannot be written.").why(e.to_string());
+        let dir = self.dir.display();
+        let config = format!(
+            "server_url: {url}\nlisten_addr: {address}:{CONTROL_PORT}\nmetrics_listen_addr: 127.0.0.1:9090\n\
+             grpc_listen_addr: 127.0.0.1:50443\nnoise:\n  private_key_path: {dir}/noise.key\n\
+             prefixes:\n  v4: 100.64.0.0/10\n  v6: fd7a:115c:a1e0::/48\n\
+             derp:\n  server:\n    enabled: false\n  urls: []\n  paths: [{dir}/derp.yaml]\n  auto_update_enabled: false\n\
+             disable_check_updates: true\ndatabase:\n  type: sqlite\n  sqlite:\n    path: {dir}/headscale.db\n\
+             unix_socket: {dir}/headscale.sock\nunix_socket_permission: \"0700\"\n\
+             dns:\n  magic_dns: true\n  base_domain: lab.internal\n  override_local_dns: false\n  nameservers:\n    global: []\n\
+             policy:\n  mode: file\n  path: \"\"\nlog:\n  level: info\n",
+            url = self.url(),
+            address = self.address,
+        );
+        let derp = format!(
+            "regions:\n  900:\n    regionid: 900\n    regioncode: lab\n    regionname: lab\n    nodes:\n      - name: 900a\n        \
+             regionid: 900\n        hostname: {address}\n        ipv4: {address}\n        stunport: 3478\n        \
+             derpport: {DERPER_PORT}\n        insecurefortests: true\n",
+            address = self.address,
+        );
+        std::fs::create_dir_all(self.dir.join("certs")).map_err(failed)?;
+        std::fs::write(self.dir.join("headscale.yaml"), config).map_err(failed)?;
+        std::fs::write(self.dir.join("derp.yaml"), derp).map_err(failed)
+    }
+}
+
+/// Ends a program and collects it.
+fn end(child: &mut Option<Child>) {
+    if let Some(mut child) = child.take() {
+        // It may have ended by itself.
+        let _gone = child.kill();
+        let _collected = child.wait();
+    }
+}
