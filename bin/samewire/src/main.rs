@@ -1,5 +1,7 @@
 //! `samewire`: the one binary. Every verb lives in the crate that owns it; this file only routes to it.
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 /// Every machine you own, on the same wire.
@@ -18,15 +20,18 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Networks of machines behind NATs on this machine, to try things before doing them
+    Lab(sw_lab::LabArgs),
 }
 
 #[expect(clippy::print_stdout, reason = "the answer of the command")]
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
         Command::Version { json: false } => println!("{}", env!("CARGO_PKG_VERSION")),
         Command::Version { json: true } => {
             println!("{{\"version\":\"{}\"}}", env!("CARGO_PKG_VERSION"));
         }
+        Command::Lab(args) => return Ok(sw_lab::run(args)),
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }

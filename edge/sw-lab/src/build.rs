@@ -1,8 +1,8 @@
 //! Makes a plan real: namespaces, cables, addresses, NATs and the helpers that serve them.
 
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::os::unix::process::CommandExt as _;
 
 use crate::leftovers::run_dir;
 use crate::namespace::{NETNS_ETC_DIR, command_in, ip_batch, name_of, nft, sysctl};
@@ -16,7 +16,8 @@ use crate::{Interrupt, LabError, cable};
 pub(crate) fn build(lab: &str, plan: &Plan, samewire: &Path, interrupt: &Interrupt) -> Result<(), LabError> {
     check_root()?;
     write_etc_files(lab, plan)?;
-    let spaces: Vec<String> = plan.rooms.iter().map(|r| format!("netns add {}", name_of(lab, &r.name))).collect();
+    let spaces: Vec<String> =
+        plan.rooms.iter().map(|r| format!("netns add {}", name_of(lab, &r.name))).collect();
     ip_batch(None, &spaces)?;
     for room in &plan.rooms {
         interrupt.check()?;
@@ -27,7 +28,10 @@ pub(crate) fn build(lab: &str, plan: &Plan, samewire: &Path, interrupt: &Interru
     for cable in plain {
         let [a, b] = &cable.ends;
         let (space_a, space_b) = (name_of(lab, &a.room), name_of(lab, &b.room));
-        lines.push(format!("link add {} netns {space_a} type veth peer name {} netns {space_b}", a.interface, b.interface));
+        lines.push(format!(
+            "link add {} netns {space_a} type veth peer name {} netns {space_b}",
+            a.interface, b.interface
+        ));
     }
     ip_batch(None, &lines)?;
     cable::start(samewire, lab, &delayed)?;
@@ -91,12 +95,15 @@ fn kernel_settings(room: &Room) -> Vec<(&'static str, &'static str)> {
 
 /// Gives every room its own resolver files, so that no machine of the lab writes those of the host.
 fn write_etc_files(lab: &str, plan: &Plan) -> Result<(), LabError> {
-    let failed = |e: std::io::Error| LabError::new("lab-files", "the files of the lab cannot be written.").why(e.to_string());
+    let failed = |e: std::io::Error| {
+        LabError::new("lab-files", "the files of the lab cannot be written.").why(e.to_string())
+    };
     std::fs::create_dir_all(run_dir(lab)).map_err(failed)?;
     for room in &plan.rooms {
         let dir = Path::new(NETNS_ETC_DIR).join(name_of(lab, &room.name));
         std::fs::create_dir_all(&dir).map_err(failed)?;
-        std::fs::write(dir.join("resolv.conf"), "# samewire lab: this room has no resolver\n").map_err(failed)?;
+        std::fs::write(dir.join("resolv.conf"), "# samewire lab: this room has no resolver\n")
+            .map_err(failed)?;
         std::fs::write(dir.join("nsswitch.conf"), "hosts: files dns\n").map_err(failed)?;
     }
     Ok(())
@@ -116,15 +123,20 @@ fn start_responder(samewire: &Path, lab: &str, room: &str, responder: &Responder
 ///
 /// # Errors
 /// The file or the program could not be made.
-pub(crate) fn spawn_in_background(command: &mut Command, log: &Path) -> Result<std::process::Child, LabError> {
+pub(crate) fn spawn_in_background(
+    command: &mut Command,
+    log: &Path,
+) -> Result<std::process::Child, LabError> {
     let failed = |e: std::io::Error| {
-        LabError::new("lab-program-failed", format!("\"{}\" could not be started.", command_line(command))).why(e.to_string())
+        LabError::new("lab-program-failed", format!("\"{}\" could not be started.", command_line(command)))
+            .why(e.to_string())
     };
     let file = std::fs::File::options().create(true).append(true).open(log).map_err(failed)?;
     let copy = file.try_clone().map_err(failed)?;
     command.stdin(Stdio::null()).stdout(file).stderr(copy).process_group(0);
     command.spawn().map_err(|e| {
-        LabError::new("lab-program-failed", format!("\"{}\" could not be started.", command_line(command))).why(e.to_string())
+        LabError::new("lab-program-failed", format!("\"{}\" could not be started.", command_line(command)))
+            .why(e.to_string())
     })
 }
 

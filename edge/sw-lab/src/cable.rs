@@ -36,7 +36,8 @@ pub(crate) fn start(samewire: &Path, lab: &str, cables: &[&Cable]) -> Result<Opt
     for cable in cables {
         command.arg("--cable").arg(to_argument(cable));
     }
-    let failed = |why: String| LabError::new("lab-cable", "the cables with delay could not be made.").why(why);
+    let failed =
+        |why: String| LabError::new("lab-cable", "the cables with delay could not be made.").why(why);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().map_err(|e| failed(e.to_string()))?;
     let mut line = String::new();
@@ -55,7 +56,10 @@ pub(crate) fn start(samewire: &Path, lab: &str, cables: &[&Cable]) -> Result<Opt
 fn to_argument(cable: &Cable) -> String {
     let [a, b] = &cable.ends;
     let q = cable.quality;
-    format!("{}/{},{}/{},{},{},{}", a.room, a.interface, b.room, b.interface, q.delay_ms, q.jitter_ms, q.reorder_percent)
+    format!(
+        "{}/{},{}/{},{},{},{}",
+        a.room, a.interface, b.room, b.interface, q.delay_ms, q.jitter_ms, q.reorder_percent
+    )
 }
 
 /// A cable as it comes on the command line of the carrying process.
@@ -73,7 +77,11 @@ impl std::str::FromStr for CableArgument {
         let [a, b, delay, jitter, reorder] = parts.as_slice() else {
             return Err("must be ROOM/INTERFACE,ROOM/INTERFACE,DELAY_MS,JITTER_MS,REORDER_PERCENT".into());
         };
-        let end = |text: &str| text.split_once('/').map(|(r, i)| (r.to_owned(), i.to_owned())).ok_or("an end must be ROOM/INTERFACE");
+        let end = |text: &str| {
+            text.split_once('/')
+                .map(|(r, i)| (r.to_owned(), i.to_owned()))
+                .ok_or("an end must be ROOM/INTERFACE")
+        };
         let number = |text: &str| text.parse::<u32>().map_err(|e| e.to_string());
         Ok(Self {
             ends: [end(a)?, end(b)?],
@@ -108,9 +116,19 @@ pub(crate) fn carry(lab: &str, cables: &[CableArgument], ready: impl FnOnce()) -
 
 fn open_tap(lab: &str, (room, interface): &(String, String)) -> Result<Arc<SyncDevice>, LabError> {
     enter(&name_of(lab, room), || {
-        DeviceBuilder::new().name(interface.clone()).layer(Layer::L2).enable(false).build_sync().map(Arc::new).map_err(|e| {
-            LabError::new("lab-cable", format!("the interface {interface} of \"{room}\" could not be made.")).why(e.to_string())
-        })
+        DeviceBuilder::new()
+            .name(interface.clone())
+            .layer(Layer::L2)
+            .enable(false)
+            .build_sync()
+            .map(Arc::new)
+            .map_err(|e| {
+                LabError::new(
+                    "lab-cable",
+                    format!("the interface {interface} of \"{room}\" could not be made."),
+                )
+                .why(e.to_string())
+            })
     })
 }
 
@@ -122,10 +140,17 @@ struct Frame {
     bytes: Vec<u8>,
 }
 
-fn carry_one_way(from: &Arc<SyncDevice>, to: &Arc<SyncDevice>, quality: LinkQuality) -> [std::thread::JoinHandle<()>; 2] {
+fn carry_one_way(
+    from: &Arc<SyncDevice>,
+    to: &Arc<SyncDevice>,
+    quality: LinkQuality,
+) -> [std::thread::JoinHandle<()>; 2] {
     let (sender, receiver) = sync_channel(FRAMES_MAX);
     let (from, to) = (Arc::clone(from), Arc::clone(to));
-    [std::thread::spawn(move || read_frames(&from, &sender, quality)), std::thread::spawn(move || write_frames(&to, &receiver))]
+    [
+        std::thread::spawn(move || read_frames(&from, &sender, quality)),
+        std::thread::spawn(move || write_frames(&to, &receiver)),
+    ]
 }
 
 fn read_frames(from: &SyncDevice, sender: &SyncSender<Frame>, quality: LinkQuality) {
@@ -147,7 +172,9 @@ fn read_frames(from: &SyncDevice, sender: &SyncSender<Frame>, quality: LinkQuali
 fn write_frames(to: &SyncDevice, receiver: &Receiver<Frame>) {
     let mut waiting: BinaryHeap<Reverse<Frame>> = BinaryHeap::new();
     loop {
-        let wait = waiting.peek().map_or(Duration::from_secs(3600), |f| f.0.due.saturating_duration_since(Instant::now()));
+        let wait = waiting
+            .peek()
+            .map_or(Duration::from_secs(3600), |f| f.0.due.saturating_duration_since(Instant::now()));
         match receiver.recv_timeout(wait) {
             Ok(frame) => waiting.push(Reverse(frame)),
             Err(RecvTimeoutError::Timeout) => {}
@@ -177,12 +204,15 @@ impl Dues {
 
     fn stamp(&mut self, bytes: Vec<u8>, now: Instant) -> Frame {
         self.count += 1;
-        let overtakes = self.quality.reorder_percent > 0.0 && f64::from(self.next_of(10_000)) < self.quality.reorder_percent * 100.0;
+        let overtakes = self.quality.reorder_percent > 0.0
+            && f64::from(self.next_of(10_000)) < self.quality.reorder_percent * 100.0;
         let due = if overtakes {
             now
         } else {
             let jitter_us = self.next_of(self.quality.jitter_ms.saturating_mul(1000).saturating_add(1));
-            let due = now + Duration::from_millis(self.quality.delay_ms.into()) + Duration::from_micros(jitter_us.into());
+            let due = now
+                + Duration::from_millis(self.quality.delay_ms.into())
+                + Duration::from_micros(jitter_us.into());
             // INVARIANT: jitter alone never reorders.
             self.last.map_or(due, |last| last.max(due))
         };
@@ -208,8 +238,14 @@ mod tests {
     fn orders(quality: LinkQuality) -> (Vec<u64>, Duration) {
         let mut dues = Dues::new(quality);
         let start = Instant::now();
-        let mut frames: Vec<Frame> = (0..1000).map(|i| dues.stamp(Vec::new(), start + Duration::from_micros(i * 100))).collect();
-        let shortest = frames.iter().zip(0..).map(|(f, i)| f.due - (start + Duration::from_micros(i * 100))).min().unwrap_or_default();
+        let mut frames: Vec<Frame> =
+            (0..1000).map(|i| dues.stamp(Vec::new(), start + Duration::from_micros(i * 100))).collect();
+        let shortest = frames
+            .iter()
+            .zip(0..)
+            .map(|(f, i)| f.due - (start + Duration::from_micros(i * 100)))
+            .min()
+            .unwrap_or_default();
         frames.sort();
         (frames.iter().map(|f| f.order).collect(), shortest)
     }
@@ -223,7 +259,8 @@ mod tests {
 
     #[test]
     fn reordering_lets_some_overtake() {
-        let (orders, shortest) = orders(LinkQuality { delay_ms: 20, reorder_percent: 2.0, ..LinkQuality::default() });
+        let (orders, shortest) =
+            orders(LinkQuality { delay_ms: 20, reorder_percent: 2.0, ..LinkQuality::default() });
         assert!(!orders.is_sorted());
         assert_eq!(shortest, Duration::ZERO);
     }
@@ -233,7 +270,10 @@ mod tests {
         let text = "internet/p1,home/wan0,20,3,1.5";
         let cable: CableArgument = text.parse().expect("well formed");
         assert_eq!(cable.ends[1], ("home".to_owned(), "wan0".to_owned()));
-        assert_eq!(cable.quality, LinkQuality { delay_ms: 20, jitter_ms: 3, loss_percent: 0.0, reorder_percent: 1.5 });
+        assert_eq!(
+            cable.quality,
+            LinkQuality { delay_ms: 20, jitter_ms: 3, loss_percent: 0.0, reorder_percent: 1.5 }
+        );
         assert!("home/wan0".parse::<CableArgument>().is_err());
     }
 }

@@ -120,7 +120,9 @@ fn run_verb(verb: Verb) -> Result<ExitCode, LabError> {
         Verb::Roam { lab, machine, place } => roam(lab, &machine, &place),
         Verb::Matrix(args) => matrix::run(&args),
         Verb::Down { lab, all } => down(lab, all),
-        Verb::Cable { lab, cables } => cable::carry(&lab, &cables, || say("ready")).map(|()| ExitCode::SUCCESS),
+        Verb::Cable { lab, cables } => {
+            cable::carry(&lab, &cables, || say("ready")).map(|()| ExitCode::SUCCESS)
+        }
         Verb::PortMapper(args) => portmap::run(&args).map(|()| ExitCode::SUCCESS),
     }
 }
@@ -159,25 +161,30 @@ fn ps(json: bool) -> Result<ExitCode, LabError> {
     }
     let heads = ["lab", "machine", "at", "address", "software"];
     if json {
-        let objects: Vec<_> = rows.iter().map(|row| heads.iter().zip(row).collect::<std::collections::BTreeMap<_, _>>()).collect();
+        let objects: Vec<_> = rows
+            .iter()
+            .map(|row| heads.iter().zip(row).collect::<std::collections::BTreeMap<_, _>>())
+            .collect();
         say(&serde_json::json!({ "schema": 1, "machines": objects }).to_string());
     } else if rows.is_empty() {
         say("There is no lab on this machine.");
     } else {
-        let mut table = plain_table(&heads);
-        for row in rows {
-            table.add_row(row);
-        }
-        say(&table.to_string());
+        say(&plain_table(heads, &rows));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Returns an empty table without lines, with a bold head where the terminal has it.
-pub(crate) fn plain_table(heads: &[&str]) -> comfy_table::Table {
-    let mut table = comfy_table::Table::new();
-    table.load_preset(comfy_table::presets::NOTHING).set_header(heads.to_vec());
-    table
+/// Returns rows under heads, columns padded to their widest cell.
+pub(crate) fn plain_table<const N: usize>(heads: [&str; N], rows: &[[String; N]]) -> String {
+    let widths: [usize; N] = std::array::from_fn(|column| {
+        rows.iter().map(|row| row[column].chars().count()).chain([heads[column].len()]).max().unwrap_or(0)
+    });
+    let line = |cells: [&str; N]| {
+        let padded = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    let body = rows.iter().map(|row| line(std::array::from_fn(|column| row[column].as_str())));
+    std::iter::once(line(heads)).chain(body).collect::<Vec<_>>().join("\n")
 }
 
 fn exec(lab: Option<String>, machine: &str, command: &[String]) -> Result<ExitCode, LabError> {
@@ -193,7 +200,9 @@ fn exec(lab: Option<String>, machine: &str, command: &[String]) -> Result<ExitCo
         command.args(arguments);
         command
     };
-    let status = command.status().map_err(|e| LabError::new("lab-exec", "the command could not be started.").why(e.to_string()))?;
+    let status = command
+        .status()
+        .map_err(|e| LabError::new("lab-exec", "the command could not be started.").why(e.to_string()))?;
     Ok(ExitCode::from(status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1)))
 }
 
@@ -207,9 +216,12 @@ fn roam(lab: Option<String>, machine: &str, place: &str) -> Result<ExitCode, Lab
     } else {
         let number = places.iter().position(|(name, _)| name == place).ok_or_else(|| {
             let known: Vec<_> = places.iter().map(|(name, _)| name.as_str()).collect();
-            LabError::new("lab-place", format!("\"{}\" is no place of \"{}\".", place.escape_default(), machine.name()))
-                .why(format!("its places are {} and nowhere", known.join(", ")))
-                .exit_code(2)
+            LabError::new(
+                "lab-place",
+                format!("\"{}\" is no place of \"{}\".", place.escape_default(), machine.name()),
+            )
+            .why(format!("its places are {} and nowhere", known.join(", ")))
+            .exit_code(2)
         })?;
         Roam::To(number)
     };
@@ -232,7 +244,8 @@ fn down(lab: Option<String>, all: bool) -> Result<ExitCode, LabError> {
     }
     let name = the_lab(lab)?;
     if leftovers::find_leftovers(Some(&name)).is_empty() {
-        return Err(LabError::new("lab-unknown", format!("no lab is called \"{}\".", name.escape_default())).fix("samewire lab ps"));
+        return Err(LabError::new("lab-unknown", format!("no lab is called \"{}\".", name.escape_default()))
+            .fix("samewire lab ps"));
     }
     leftovers::remove_lab(&name)?;
     say(&format!("The lab \"{name}\" is removed."));

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use crate::cli::{progress, say};
 use crate::measure::{DirectTry, measure_direct, millis};
-use crate::nat::Nat;
 use crate::namespace::argv;
+use crate::nat::Nat;
 use crate::topology::{LinkQuality, MachineSpec, ServerSpec, SiteSpec, Topology};
 use crate::{Interrupt, LabError, Programs, Software, World, find_leftovers};
 
@@ -94,9 +94,17 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode, LabError> {
 fn topology(args: &DemoArgs) -> Topology {
     Topology {
         name: LAB.into(),
-        server: Some(ServerSpec { name: "hub".into(), software: args.server, ipv6: false, link: LinkQuality::default() }),
+        server: Some(ServerSpec {
+            name: "hub".into(),
+            software: args.server,
+            ipv6: false,
+            link: LinkQuality::default(),
+        }),
         site: vec![SiteSpec::new("home", Nat::Easy), SiteSpec::new("office", Nat::EasyAf)],
-        machine: vec![MachineSpec::new("alder", "home", args.machines), MachineSpec::new("birch", "office", args.machines)],
+        machine: vec![
+            MachineSpec::new("alder", "home", args.machines),
+            MachineSpec::new("birch", "office", args.machines),
+        ],
     }
 }
 
@@ -114,7 +122,9 @@ fn play(world: &mut World, args: &DemoArgs, start: Instant) -> Result<Figures, L
     }
     let direct = measure_direct(world, "alder", "birch", DIRECT_LIMIT)?;
     match (&direct.direct_ms, &direct.via) {
-        (Some(ms), Some(via)) => progress(&format!("alder → birch: direct by {via}, {ms} ms after the first packet")),
+        (Some(ms), Some(via)) => {
+            progress(&format!("alder → birch: direct by {via}, {ms} ms after the first packet"))
+        }
         _ => progress("alder → birch: relayed"),
     }
     let mut ping_by_name_ms = [0; 2];
@@ -129,7 +139,18 @@ fn play(world: &mut World, args: &DemoArgs, start: Instant) -> Result<Figures, L
     }
     let (machines, server) = (args.machines, args.server);
     let total_ms = millis(start.elapsed());
-    Ok(Figures { schema: 1, machines, server, build_ms, server_ms, join_ms, ping_by_name_ms, direct, tcp_mbit_per_s, total_ms })
+    Ok(Figures {
+        schema: 1,
+        machines,
+        server,
+        build_ms,
+        server_ms,
+        join_ms,
+        ping_by_name_ms,
+        direct,
+        tcp_mbit_per_s,
+        total_ms,
+    })
 }
 
 fn ping_by_name(world: &mut World, from: &str, to: &str) -> Result<(), LabError> {
@@ -138,11 +159,15 @@ fn ping_by_name(world: &mut World, from: &str, to: &str) -> Result<(), LabError>
     let machine = world.machine(from)?;
     let mut said = String::new();
     let answered = interrupt.wait_for(PING_LIMIT, || {
-        let output = machine.exec(&[&ping, "-n", "-c", "1", "-W", "1", to], Duration::from_secs(5), &interrupt)?;
-        said = String::from_utf8_lossy(&output.stderr).trim().to_owned() + String::from_utf8_lossy(&output.stdout).trim();
+        let output =
+            machine.exec(&[&ping, "-n", "-c", "1", "-W", "1", to], Duration::from_secs(5), &interrupt)?;
+        said = String::from_utf8_lossy(&output.stderr).trim().to_owned()
+            + String::from_utf8_lossy(&output.stdout).trim();
         Ok(output.status.success().then_some(()))
     })?;
-    answered.ok_or_else(|| LabError::new("lab-ping", format!("\"{from}\" cannot ping \"{to}\" by name.")).why(said))
+    answered.ok_or_else(|| {
+        LabError::new("lab-ping", format!("\"{from}\" cannot ping \"{to}\" by name.")).why(said)
+    })
 }
 
 /// Runs iperf3 through the tunnel in both directions.
@@ -166,9 +191,14 @@ fn throughput(world: &mut World) -> Result<Option<[u64; 2]>, LabError> {
             Ok(output.status.success().then_some(output))
         })?;
         let output = answer.ok_or_else(|| failed("no run ended well".into()))?;
-        let report: serde_json::Value = serde_json::from_slice(&output.stdout).map_err(|e| failed(e.to_string()))?;
+        let report: serde_json::Value =
+            serde_json::from_slice(&output.stdout).map_err(|e| failed(e.to_string()))?;
         let bits = report["end"]["sum_received"]["bits_per_second"].as_f64().unwrap_or_default();
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate of this machine in whole Mbit/s")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a rate of this machine in whole Mbit/s"
+        )]
         Ok((bits / 1e6) as u64)
     };
     let figures = run(world, &[]).and_then(|there| Ok([there, run(world, &["-R"])?]));
@@ -182,10 +212,16 @@ fn screen(figures: &Figures) -> String {
     let [there, back] = figures.ping_by_name_ms;
     let mut lines = vec![
         String::new(),
-        format!("From nothing to a ping by name: {:.1} s there, {:.1} s back.", seconds(there), seconds(back)),
+        format!(
+            "From nothing to a ping by name: {:.1} s there, {:.1} s back.",
+            seconds(there),
+            seconds(back)
+        ),
     ];
     lines.push(match (figures.direct.direct_ms, figures.direct.first_reply_ms) {
-        (Some(direct), Some(first)) => format!("First answer {first} ms after the first packet, direct after {direct} ms."),
+        (Some(direct), Some(first)) => {
+            format!("First answer {first} ms after the first packet, direct after {direct} ms.")
+        }
         (Some(direct), None) => format!("Direct {direct} ms after the first packet."),
         (None, _) => "The path stayed relayed.".into(),
     });

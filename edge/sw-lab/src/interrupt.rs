@@ -20,7 +20,9 @@ impl Interrupt {
     pub fn on_signals() -> Result<Self, LabError> {
         let this = Self::default();
         let asked = Arc::clone(&this.asked);
-        let failed = |e: std::io::Error| LabError::new("lab-signals", "the lab cannot listen for Ctrl-C.").why(e.to_string());
+        let failed = |e: std::io::Error| {
+            LabError::new("lab-signals", "the lab cannot listen for Ctrl-C.").why(e.to_string())
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(failed)?;
         std::thread::Builder::new()
             .name("sw-lab-signals".into())

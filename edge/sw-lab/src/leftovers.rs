@@ -45,20 +45,31 @@ pub fn find_leftovers(lab: Option<&str>) -> Leftovers {
     // Without the point nothing is a lab's: other tools may share the beginning of the prefix.
     let is_ours = |name: &str| name.starts_with(&space_prefix) && name.contains('.');
     let namespaces: Vec<String> = names_in(NETNS_DIR).into_iter().filter(|n| is_ours(n)).collect();
-    let mut directories: Vec<PathBuf> =
-        names_in(NETNS_ETC_DIR).into_iter().filter(|n| is_ours(n)).map(|n| Path::new(NETNS_ETC_DIR).join(n)).collect();
+    let mut directories: Vec<PathBuf> = names_in(NETNS_ETC_DIR)
+        .into_iter()
+        .filter(|n| is_ours(n))
+        .map(|n| Path::new(NETNS_ETC_DIR).join(n))
+        .collect();
     match lab {
         Some(lab) => directories.extend(Some(run_dir(lab)).filter(|d| d.exists())),
-        None => directories.extend(names_in("/run").into_iter().filter(|n| n.starts_with(PREFIX)).map(|n| Path::new("/run").join(n))),
+        None => directories.extend(
+            names_in("/run").into_iter().filter(|n| n.starts_with(PREFIX)).map(|n| Path::new("/run").join(n)),
+        ),
     }
-    let links = if lab.is_some() { Vec::new() } else { names_in("/sys/class/net").into_iter().filter(|n| n.starts_with(PREFIX)).collect() };
+    let links = if lab.is_some() {
+        Vec::new()
+    } else {
+        names_in("/sys/class/net").into_iter().filter(|n| n.starts_with(PREFIX)).collect()
+    };
     Leftovers { processes: processes_in(&namespaces), namespaces, directories, links }
 }
 
 /// Returns the names of the labs that exist.
 pub(crate) fn lab_names() -> Vec<String> {
-    let mut names: Vec<String> =
-        names_in(NETNS_DIR).iter().filter_map(|n| Some(n.strip_prefix(PREFIX)?.split_once('.')?.0.to_owned())).collect();
+    let mut names: Vec<String> = names_in(NETNS_DIR)
+        .iter()
+        .filter_map(|n| Some(n.strip_prefix(PREFIX)?.split_once('.')?.0.to_owned()))
+        .collect();
     names.dedup();
     names
 }
@@ -89,7 +100,8 @@ fn remove(lab: Option<&str>) -> Result<(), LabError> {
     ip_batch(None, &lines)?;
     for directory in &found.directories {
         std::fs::remove_dir_all(directory).map_err(|e| {
-            LabError::new("lab-files", format!("\"{}\" cannot be removed.", directory.display())).why(e.to_string())
+            LabError::new("lab-files", format!("\"{}\" cannot be removed.", directory.display()))
+                .why(e.to_string())
         })?;
     }
     // The directory of replaced files is ours only as long as it is empty; then it was we who made it.
@@ -122,14 +134,17 @@ fn signal_all(namespaces: &[String], signal: Signal) {
 /// Returns the processes whose network namespace is one of `namespaces`; those that have ended but were not yet
 /// collected by their parent do not count.
 fn processes_in(namespaces: &[String]) -> Vec<i32> {
-    let inodes: Vec<u64> =
-        namespaces.iter().filter_map(|n| Some(std::fs::metadata(Path::new(NETNS_DIR).join(n)).ok()?.ino())).collect();
+    let inodes: Vec<u64> = namespaces
+        .iter()
+        .filter_map(|n| Some(std::fs::metadata(Path::new(NETNS_DIR).join(n)).ok()?.ino()))
+        .collect();
     if inodes.is_empty() {
         return Vec::new();
     }
     let pids = names_in("/proc").into_iter().filter_map(|n| n.parse::<i32>().ok());
     pids.filter(|pid| {
-        std::fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|m| inodes.contains(&m.ino())) && !is_zombie(*pid)
+        std::fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|m| inodes.contains(&m.ino()))
+            && !is_zombie(*pid)
     })
     .collect()
 }

@@ -1,6 +1,8 @@
 //! stub
-use std::process::ExitCode;
 use crate::LabError;
+use std::process::ExitCode;
 #[derive(Debug, clap::Args)]
 pub(crate) struct MatrixArgs {}
-pub(crate) fn run(_: &MatrixArgs) -> Result<ExitCode, LabError> { Err(LabError::new("x","x")) }
+pub(crate) fn run(_: &MatrixArgs) -> Result<ExitCode, LabError> {
+    Err(LabError::new("x", "x"))
+}

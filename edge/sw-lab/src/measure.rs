@@ -28,18 +28,26 @@ pub struct DirectTry {
 ///
 /// # Errors
 /// A machine is not in the lab, `ping` is absent, or the interrupt.
-pub fn measure_direct(world: &mut World, from: &str, to: &str, limit: Duration) -> Result<DirectTry, LabError> {
+pub fn measure_direct(
+    world: &mut World,
+    from: &str,
+    to: &str,
+    limit: Duration,
+) -> Result<DirectTry, LabError> {
     let interrupt = world.interrupt().clone();
     let target = world.machine(to)?.local_api().own_address().ok_or_else(|| {
-        LabError::new("lab-not-joined", format!("\"{to}\" has no address.")).why("its daemon is not connected")
+        LabError::new("lab-not-joined", format!("\"{to}\" has no address."))
+            .why("its daemon is not connected")
     })?;
     let machine = world.machine(from)?;
     let api = machine.local_api();
     let ping = argv("ping")?.get_program().to_string_lossy().into_owned();
     let mut command = machine.command(&[&ping, "-n", "-i", PING_INTERVAL, &target])?;
-    let failed = |e: std::io::Error| LabError::new("lab-program-failed", "\"ping\" did not work.").why(e.to_string());
+    let failed =
+        |e: std::io::Error| LabError::new("lab-program-failed", "\"ping\" did not work.").why(e.to_string());
     let start = Instant::now();
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().map_err(failed)?;
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().map_err(failed)?;
     let first_reply = child.stdout.take().map(|out| first_reply_time(BufReader::new(out)));
     let found = interrupt.wait_for(limit, || Ok(api.direct_address(to).map(|via| (via, start.elapsed()))));
     let (direct, via) = match &found {

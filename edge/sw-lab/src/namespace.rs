@@ -55,7 +55,8 @@ fn find_system_program(program: &str) -> Result<PathBuf, LabError> {
 /// It could not be started or ended with an error; the reason holds its last line.
 pub fn run_program(command: &mut Command, input: &str) -> Result<Output, LabError> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let failed = |why: String| LabError::new("lab-program-failed", format!("\"{program}\" did not work.")).why(why);
+    let failed =
+        |why: String| LabError::new("lab-program-failed", format!("\"{program}\" did not work.")).why(why);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|e| failed(e.to_string()))?;
     let mut stdin = child.stdin.take();
@@ -77,8 +78,13 @@ pub fn run_program(command: &mut Command, input: &str) -> Result<Output, LabErro
 ///
 /// # Errors
 /// The namespace does not exist or may not be entered, or what `inside` returns.
-pub(crate) fn enter<T: Send>(namespace: &str, inside: impl FnOnce() -> Result<T, LabError> + Send) -> Result<T, LabError> {
-    let closed = |why: String| LabError::new("lab-namespace", format!("the namespace \"{namespace}\" cannot be entered.")).why(why);
+pub(crate) fn enter<T: Send>(
+    namespace: &str,
+    inside: impl FnOnce() -> Result<T, LabError> + Send,
+) -> Result<T, LabError> {
+    let closed = |why: String| {
+        LabError::new("lab-namespace", format!("the namespace \"{namespace}\" cannot be entered.")).why(why)
+    };
     let file = File::open(Path::new(NETNS_DIR).join(namespace)).map_err(|e| closed(e.to_string()))?;
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
@@ -129,8 +135,10 @@ pub(crate) fn sysctl(namespace: &str, settings: &[(&str, &str)]) -> Result<(), L
         for (name, value) in settings {
             let path = Path::new("/proc/sys").join(name.replace('.', "/"));
             if path.exists() {
-                std::fs::write(&path, value)
-                    .map_err(|e| LabError::new("lab-sysctl", format!("the setting {name} cannot be written.")).why(e.to_string()))?;
+                std::fs::write(&path, value).map_err(|e| {
+                    LabError::new("lab-sysctl", format!("the setting {name} cannot be written."))
+                        .why(e.to_string())
+                })?;
             }
         }
         Ok(())
@@ -152,7 +160,10 @@ mod tests {
 
     #[test]
     fn the_failed_line_of_a_batch_is_found() {
-        assert_eq!(failed_line("exit status: 1: RTNETLINK answers: File exists\nCommand failed -:12"), Some(12));
+        assert_eq!(
+            failed_line("exit status: 1: RTNETLINK answers: File exists\nCommand failed -:12"),
+            Some(12)
+        );
         assert_eq!(failed_line("something else"), None);
     }
 

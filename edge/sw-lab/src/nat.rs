@@ -63,7 +63,8 @@ impl NatBox {
     }
 
     fn forward_chain(&self) -> String {
-        let mut chain = String::from(" chain forward { type filter hook forward priority filter; policy drop;\n");
+        let mut chain =
+            String::from(" chain forward { type filter hook forward priority filter; policy drop;\n");
         if self.udp_blocked {
             chain.push_str("  meta l4proto udp drop\n");
         }
@@ -91,13 +92,21 @@ impl NatBox {
                 text.push_str(" map cone { type inet_service : ipv4_addr . inet_service; flags dynamic,timeout; timeout 2m; size 65535; }\n");
                 text.push_str(" set asked { type inet_service . ipv4_addr; flags dynamic,timeout; timeout 2m; size 65535; }\n");
                 let whom = if self.nat == Nat::EasyAf { "udp dport . ip saddr @asked " } else { "" };
-                let _ = writeln!(pre, "  {from}ip daddr {outside} meta l4proto udp {whom}dnat ip addr . port to udp dport map @cone");
-                post.push_str("  oifname \"wan0\" meta l4proto udp update @cone { udp sport : ip saddr . udp sport }\n");
+                let _ = writeln!(
+                    pre,
+                    "  {from}ip daddr {outside} meta l4proto udp {whom}dnat ip addr . port to udp dport map @cone"
+                );
+                post.push_str(
+                    "  oifname \"wan0\" meta l4proto udp update @cone { udp sport : ip saddr . udp sport }\n",
+                );
                 post.push_str("  oifname \"wan0\" meta l4proto udp update @asked { udp sport . ip daddr }\n");
                 let _ = writeln!(post, "  oifname \"wan0\" snat to {outside}");
             }
             Nat::Hard => {
-                let _ = writeln!(post, "  oifname \"wan0\" meta l4proto {{ udp, tcp }} snat to {outside}:1024-65535 fully-random");
+                let _ = writeln!(
+                    post,
+                    "  oifname \"wan0\" meta l4proto {{ udp, tcp }} snat to {outside}:1024-65535 fully-random"
+                );
             }
             Nat::OneToOne => {
                 let _ = writeln!(pre, "  {from}ip daddr {outside} dnat to {}", self.inside);
@@ -134,7 +143,11 @@ pub(crate) fn host_firewall_rules() -> String {
 ///
 /// WHY at the receiving end: a packet dropped on its way out makes the sender's own call fail, which no network does.
 pub(crate) fn loss_rules(interface: &str, loss_percent: f64) -> String {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "validated to be within 0 and 100")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "validated to be within 0 and 100"
+    )]
     let of_10000 = (loss_percent * 100.0).round() as u32;
     format!(
         "table inet swl_loss_{interface} {{\n chain lose {{ type filter hook prerouting priority -400;\n  iifname \"{interface}\" numgen random mod 10000 < {of_10000} drop\n }}\n}}\n"
@@ -161,8 +174,14 @@ mod tests {
     fn every_router_drops_unsolicited_packets_from_outside() {
         for nat in [Nat::Easy, Nat::EasyAf, Nat::FullCone, Nat::Hard, Nat::OneToOne] {
             let rules = rules_of(nat);
-            assert!(rules.contains("chain input { type filter hook input priority filter; policy drop;"), "{nat:?}");
-            assert!(rules.contains("chain forward { type filter hook forward priority filter; policy drop;"), "{nat:?}");
+            assert!(
+                rules.contains("chain input { type filter hook input priority filter; policy drop;"),
+                "{nat:?}"
+            );
+            assert!(
+                rules.contains("chain forward { type filter hook forward priority filter; policy drop;"),
+                "{nat:?}"
+            );
         }
     }
 

@@ -213,12 +213,23 @@ impl Planner<'_> {
     }
 
     /// Plugs `interface` of `room` into the Internet; returns its addresses and the number of its IPv6 network.
-    fn internet_leg(&mut self, room: &str, interface: &str, has_v6: bool, has_v4: bool, quality: LinkQuality) -> (Leg, u16) {
+    fn internet_leg(
+        &mut self,
+        room: &str,
+        interface: &str,
+        has_v6: bool,
+        has_v4: bool,
+        quality: LinkQuality,
+    ) -> (Leg, u16) {
         self.internet_ports += 1;
         let index = self.internet_ports;
         let port = format!("p{index}");
         let is_site = interface == "wan0";
-        let (block, used) = if is_site { ([203, 0, 113], &mut self.site_legs) } else { ([198, 51, 100], &mut self.public_legs) };
+        let (block, used) = if is_site {
+            ([203, 0, 113], &mut self.site_legs)
+        } else {
+            ([198, 51, 100], &mut self.public_legs)
+        };
         let base = *used * 4;
         *used += 1;
         let [a, b, c] = block;
@@ -237,7 +248,14 @@ impl Planner<'_> {
     }
 
     /// Plugs `interface` of `room` into a site's network, with (IPv4, IPv6) as told.
-    fn site_leg(&mut self, site: &str, room: &str, interface: &str, families: (bool, bool), quality: LinkQuality) -> Leg {
+    fn site_leg(
+        &mut self,
+        site: &str,
+        room: &str,
+        interface: &str,
+        families: (bool, bool),
+        quality: LinkQuality,
+    ) -> Leg {
         let Some(net) = self.sites.get_mut(site) else { return Leg { v4: None, v6: None } };
         let host = 10 + net.ports;
         net.ports += 1;
@@ -255,7 +273,8 @@ impl Planner<'_> {
     }
 
     fn plug(&mut self, room_a: &str, port_a: &str, room_b: &str, port_b: &str, quality: LinkQuality) {
-        let end = |room: &str, interface: &str| CableEnd { room: room.to_owned(), interface: interface.to_owned() };
+        let end =
+            |room: &str, interface: &str| CableEnd { room: room.to_owned(), interface: interface.to_owned() };
         let ends = [end(room_a, port_a), end(room_b, port_b)];
         if quality.loss_percent > 0.0 {
             for CableEnd { room, interface } in &ends {
@@ -292,7 +311,12 @@ mod tests {
         birch.ipv6 = true;
         Topology {
             name: "two".into(),
-            server: Some(ServerSpec { name: "hub".into(), software: Software::Samewire, ipv6: true, link: LinkQuality::default() }),
+            server: Some(ServerSpec {
+                name: "hub".into(),
+                software: Software::Samewire,
+                ipv6: true,
+                link: LinkQuality::default(),
+            }),
             site: vec![flat, SiteSpec::new("isp", Nat::EasyAf), home],
             machine: vec![alder, birch],
         }
@@ -307,7 +331,8 @@ mod tests {
     fn no_address_is_given_twice() {
         let plan = Plan::of(&two_homes());
         let lines = plan.rooms.iter().flat_map(|r| r.ip_lines.iter());
-        let mut addresses: Vec<&str> = lines.filter_map(|l| l.strip_prefix("addr ")?.split(' ').nth(1)).collect();
+        let mut addresses: Vec<&str> =
+            lines.filter_map(|l| l.strip_prefix("addr ")?.split(' ').nth(1)).collect();
         addresses.sort_unstable();
         let count = addresses.len();
         addresses.dedup();

@@ -41,8 +41,9 @@ impl Programs {
     /// # Errors
     /// The system does not tell which file this program was started from.
     pub fn of_this_process() -> Result<Self, LabError> {
-        let samewire = std::env::current_exe()
-            .map_err(|e| LabError::new("lab-own-program", "the lab does not find its own program.").why(e.to_string()))?;
+        let samewire = std::env::current_exe().map_err(|e| {
+            LabError::new("lab-own-program", "the lab does not find its own program.").why(e.to_string())
+        })?;
         Ok(Self::from_environment(samewire))
     }
 
@@ -51,7 +52,10 @@ impl Programs {
     /// # Errors
     /// One of the two is absent.
     pub fn official_node(&self) -> Result<(&Path, &Path), LabError> {
-        Ok((require(self.tailscaled.as_deref(), "tailscaled")?, require(self.tailscale.as_deref(), "tailscale")?))
+        Ok((
+            require(self.tailscaled.as_deref(), "tailscaled")?,
+            require(self.tailscale.as_deref(), "tailscale")?,
+        ))
     }
 
     /// Returns Headscale and the official relay.
@@ -66,7 +70,10 @@ impl Programs {
 fn require<'a>(path: Option<&'a Path>, program: &str) -> Result<&'a Path, LabError> {
     path.ok_or_else(|| {
         LabError::new("lab-peer-missing", format!("the official program \"{program}\" was not found."))
-            .why(format!("neither {} nor {DIRECTORY_VARIABLE} names it, and it is not on the PATH", variable_of(program)))
+            .why(format!(
+                "neither {} nor {DIRECTORY_VARIABLE} names it, and it is not on the PATH",
+                variable_of(program)
+            ))
             .fix(format!("{DIRECTORY_VARIABLE}=DIR, where DIR holds {program}"))
     })
 }
@@ -81,5 +88,10 @@ fn find(program: &str) -> Option<PathBuf> {
     let on_path = std::env::var_os("PATH").into_iter().flat_map(|path| {
         std::env::split_paths(&path).map(|dir| dir.join(OsStr::new(program))).collect::<Vec<_>>()
     });
-    named.into_iter().chain(directory).chain(on_path).find(|path| path.is_file()).and_then(|p| p.canonicalize().ok())
+    named
+        .into_iter()
+        .chain(directory)
+        .chain(on_path)
+        .find(|path| path.is_file())
+        .and_then(|p| p.canonicalize().ok())
 }

@@ -36,7 +36,13 @@ pub struct Server {
 }
 
 impl Server {
-    pub(crate) fn new(software: Software, namespace: &str, address: IpAddr, dir: &Path, programs: &Programs) -> Self {
+    pub(crate) fn new(
+        software: Software,
+        namespace: &str,
+        address: IpAddr,
+        dir: &Path,
+        programs: &Programs,
+    ) -> Self {
         Self {
             software,
             namespace: namespace.to_owned(),
@@ -76,7 +82,9 @@ impl Server {
                 self.start_relay()?;
                 self.control = Some(self.spawn(self.headscale(&["serve"])?, "headscale.log")?);
             }
-            Software::None => return Err(LabError::new("lab-no-server", "the lab has no server.").exit_code(2)),
+            Software::None => {
+                return Err(LabError::new("lab-no-server", "the lab has no server.").exit_code(2));
+            }
         }
         let served = interrupt.wait_for(START_LIMIT, || {
             if let Some(status) = self.control.as_mut().and_then(|c| c.try_wait().ok().flatten()) {
@@ -84,7 +92,9 @@ impl Server {
             }
             Ok(self.answers().then_some(()))
         })?;
-        served.ok_or_else(|| self.not_serving(&format!("nothing answered at {} in {} s", self.url(), START_LIMIT.as_secs())))
+        served.ok_or_else(|| {
+            self.not_serving(&format!("nothing answered at {} in {} s", self.url(), START_LIMIT.as_secs()))
+        })
     }
 
     fn not_serving(&self, why: &str) -> LabError {
@@ -110,7 +120,12 @@ impl Server {
         let (_, derper) = self.programs.official_server()?;
         let mut command = command_in(&self.namespace, derper)?;
         let address = self.address.to_string();
-        command.arg("-a").arg(format!("{address}:{DERPER_PORT}")).args(["-http-port", "-1", "-certmode", "manual"]);
+        command.arg("-a").arg(format!("{address}:{DERPER_PORT}")).args([
+            "-http-port",
+            "-1",
+            "-certmode",
+            "manual",
+        ]);
         command.arg("-hostname").arg(&address).arg("-certdir").arg(self.dir.join("certs"));
         command.arg("-c").arg(self.dir.join("derper.key")).env("HOME", &self.dir);
         self.relay = Some(self.spawn(command, "derper.log")?);
@@ -123,7 +138,14 @@ impl Server {
 
     fn samewire_control(&self) -> Result<Command, LabError> {
         let mut command = command_in(&self.namespace, &self.programs.samewire)?;
-        command.args(["control", "serve", "--url", &self.url(), "--listen", &format!("{}:{CONTROL_PORT}", self.address)]);
+        command.args([
+            "control",
+            "serve",
+            "--url",
+            &self.url(),
+            "--listen",
+            &format!("{}:{CONTROL_PORT}", self.address),
+        ]);
         command.arg("--state").arg(self.state_dir()).args(&self.extra).env("HOME", &self.dir);
         Ok(command)
     }
@@ -161,22 +183,37 @@ impl Server {
     /// The server refused.
     pub fn auth_key(&self) -> Result<String, LabError> {
         let answer = match self.software {
-            Software::Samewire => self.control(&["keys", "create", "--reusable", "--expiry", "24h", "--json"])?,
+            Software::Samewire => {
+                self.control(&["keys", "create", "--reusable", "--expiry", "24h", "--json"])?
+            }
             Software::Official => {
                 // It may exist from an earlier key.
                 let _exists = run_program(&mut self.headscale(&["users", "create", "lab"])?, "");
-                let words = ["preauthkeys", "create", "--user", "1", "--reusable", "--expiration", "24h", "-o", "json"];
+                let words = [
+                    "preauthkeys",
+                    "create",
+                    "--user",
+                    "1",
+                    "--reusable",
+                    "--expiration",
+                    "24h",
+                    "-o",
+                    "json",
+                ];
                 let output = run_program(&mut self.headscale(&words)?, "")?;
                 String::from_utf8_lossy(&output.stdout).into_owned()
             }
             Software::None => String::new(),
         };
-        let key = serde_json::from_str::<Value>(&answer).ok().and_then(|v| Some(v["key"].as_str()?.to_owned()));
+        let key =
+            serde_json::from_str::<Value>(&answer).ok().and_then(|v| Some(v["key"].as_str()?.to_owned()));
         key.ok_or_else(|| LabError::new("lab-server", "the server gave no key to join with.").why(answer))
     }
 
     fn write_headscale_files(&self) -> Result<(), LabError> {
-        let failed = |e: std::io::Error| LabError::new("lab-files", "the files of the server cannot be written.").why(e.to_string());
+        let failed = |e: std::io::Error| {
+            LabError::new("lab-files", "the files of the server cannot be written.").why(e.to_string())
+        };
         let dir = self.dir.display();
         let config = format!(
             "server_url: {url}\nlisten_addr: {address}:{CONTROL_PORT}\nmetrics_listen_addr: 127.0.0.1:9090\n\

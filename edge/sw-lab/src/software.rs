@@ -5,9 +5,9 @@ use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
+use crate::LabError;
 use crate::namespace::command_in;
 use crate::programs::Programs;
-use crate::LabError;
 
 /// UDP port of every node, that of official clients.
 const NODE_PORT: &str = "41641";
@@ -45,7 +45,12 @@ impl Software {
     }
 
     /// Returns the command that runs the node's daemon in `namespace` with its files in `dir`.
-    pub(crate) fn daemon(self, programs: &Programs, namespace: &str, dir: &Path) -> Result<Command, LabError> {
+    pub(crate) fn daemon(
+        self,
+        programs: &Programs,
+        namespace: &str,
+        dir: &Path,
+    ) -> Result<Command, LabError> {
         let (state, socket) = (dir.join("state"), dir.join("daemon.sock"));
         let mut command = match self {
             Self::Samewire => {
@@ -68,7 +73,12 @@ impl Software {
     }
 
     /// Returns the command line program, talking to the daemon whose files are in `dir`.
-    pub(crate) fn command_line(self, programs: &Programs, namespace: &str, dir: &Path) -> Result<Command, LabError> {
+    pub(crate) fn command_line(
+        self,
+        programs: &Programs,
+        namespace: &str,
+        dir: &Path,
+    ) -> Result<Command, LabError> {
         let program = match self {
             Self::Samewire => programs.samewire.as_path(),
             Self::Official => programs.official_node()?.1,
@@ -81,5 +91,6 @@ impl Software {
 }
 
 fn runs_nothing() -> LabError {
-    LabError::new("lab-no-software", "nothing runs on this machine.").fix("give it software = \"samewire\" in the lab's file")
+    LabError::new("lab-no-software", "nothing runs on this machine.")
+        .fix("give it software = \"samewire\" in the lab's file")
 }

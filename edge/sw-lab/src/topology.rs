@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::LabError;
 use crate::nat::Nat;
 use crate::software::Software;
-use crate::LabError;
 
 /// The name by which machines and sites say that they hang on the Internet itself.
 pub(crate) const INTERNET: &str = "internet";
@@ -212,22 +212,35 @@ impl Topology {
                 .exit_code(2)
         };
         let text = std::fs::read_to_string(path).map_err(|e| unread(e.to_string()))?;
-        let topology: Self = toml::from_str(&text).map_err(|e| unread(e.to_string().trim_end().replace('\n', "\n       ")))?;
+        let topology: Self =
+            toml::from_str(&text).map_err(|e| unread(e.to_string().trim_end().replace('\n', "\n       ")))?;
         topology.validate().map_err(unread)?;
         Ok(topology)
     }
 
     /// Checks names, places and numbers; the error says what is wrong in one sentence.
     pub(crate) fn validate(&self) -> Result<(), String> {
-        if self.name.is_empty() || self.name.len() > 12 || !self.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
-            return Err(format!("the name \"{}\" must be 1 to 12 lower-case letters and digits", self.name.escape_default()));
+        if self.name.is_empty()
+            || self.name.len() > 12
+            || !self.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        {
+            return Err(format!(
+                "the name \"{}\" must be 1 to 12 lower-case letters and digits",
+                self.name.escape_default()
+            ));
         }
         if self.site.len() + self.machine.len() > PARTS_MAX {
             return Err(format!("a lab has at most {PARTS_MAX} sites and machines"));
         }
         let mut names = BTreeSet::from([INTERNET]);
         let machines = self.machine.iter().map(|m| m.name.as_str());
-        for name in self.server.iter().map(|s| s.name.as_str()).chain(self.site.iter().map(|s| s.name.as_str())).chain(machines) {
+        for name in self
+            .server
+            .iter()
+            .map(|s| s.name.as_str())
+            .chain(self.site.iter().map(|s| s.name.as_str()))
+            .chain(machines)
+        {
             check_name(name)?;
             if !names.insert(name) {
                 return Err(format!("the name \"{name}\" is used twice"));

@@ -46,7 +46,9 @@ impl World {
     /// # Errors
     /// The topology is impossible, a lab of that name exists, or the machine cannot build it.
     pub fn build(topology: Topology, programs: Programs, interrupt: Interrupt) -> Result<Self, LabError> {
-        topology.validate().map_err(|why| LabError::new("lab-topology", "this lab cannot be built.").why(why).exit_code(2))?;
+        topology.validate().map_err(|why| {
+            LabError::new("lab-topology", "this lab cannot be built.").why(why).exit_code(2)
+        })?;
         let name = topology.name.clone();
         if !crate::find_leftovers(Some(&name)).is_empty() {
             return Err(LabError::new("lab-exists", format!("a lab called \"{name}\" exists."))
@@ -55,7 +57,15 @@ impl World {
         }
         let plan = Plan::of(&topology);
         // From here on a drop removes what was made.
-        let mut world = Self { topology, plan, programs, interrupt, server: None, machines: BTreeMap::new(), is_kept: false };
+        let mut world = Self {
+            topology,
+            plan,
+            programs,
+            interrupt,
+            server: None,
+            machines: BTreeMap::new(),
+            is_kept: false,
+        };
         build(&name, &world.plan, &world.programs.samewire, &world.interrupt)?;
         world.register()?;
         Ok(world)
@@ -72,10 +82,21 @@ impl World {
                 .why(format!("{}: {e}", file.display()))
                 .fix("samewire lab ps")
         })?;
-        let topology: Topology = serde_json::from_str(&text)
-            .map_err(|e| LabError::new("lab-damaged", "the lab's own file is damaged.").why(e.to_string()).fix("samewire lab down --all"))?;
+        let topology: Topology = serde_json::from_str(&text).map_err(|e| {
+            LabError::new("lab-damaged", "the lab's own file is damaged.")
+                .why(e.to_string())
+                .fix("samewire lab down --all")
+        })?;
         let plan = Plan::of(&topology);
-        let mut world = Self { topology, plan, programs, interrupt, server: None, machines: BTreeMap::new(), is_kept: true };
+        let mut world = Self {
+            topology,
+            plan,
+            programs,
+            interrupt,
+            server: None,
+            machines: BTreeMap::new(),
+            is_kept: true,
+        };
         world.register()?;
         Ok(world)
     }
@@ -88,14 +109,19 @@ impl World {
     fn register(&mut self) -> Result<(), LabError> {
         let name = self.topology.name.clone();
         let dir = run_dir(&name);
-        let failed = |e: std::io::Error| LabError::new("lab-files", "the files of the lab cannot be written.").why(e.to_string());
+        let failed = |e: std::io::Error| {
+            LabError::new("lab-files", "the files of the lab cannot be written.").why(e.to_string())
+        };
         let json = serde_json::to_string(&self.topology).unwrap_or_default();
         std::fs::write(dir.join("lab.json"), json).map_err(failed)?;
         let server = self.topology.server.clone();
-        if let (Some(spec), Some(address)) = (&server, server.as_ref().and_then(|s| self.plan.address(&s.name))) {
+        if let (Some(spec), Some(address)) =
+            (&server, server.as_ref().and_then(|s| self.plan.address(&s.name)))
+        {
             let dir = dir.join(&spec.name);
             std::fs::create_dir_all(&dir).map_err(failed)?;
-            self.server = Some(Server::new(spec.software, &name_of(&name, &spec.name), address, &dir, &self.programs));
+            self.server =
+                Some(Server::new(spec.software, &name_of(&name, &spec.name), address, &dir, &self.programs));
         }
         for spec in &self.topology.machine {
             let dir = dir.join(&spec.name);
@@ -130,7 +156,9 @@ impl World {
     /// # Errors
     /// The topology has none.
     pub fn server(&mut self) -> Result<&mut Server, LabError> {
-        self.server.as_mut().ok_or_else(|| LabError::new("lab-no-server", "the lab has no server.").exit_code(2))
+        self.server
+            .as_mut()
+            .ok_or_else(|| LabError::new("lab-no-server", "the lab has no server.").exit_code(2))
     }
 
     /// Starts the server and returns a key to join with.
@@ -150,9 +178,12 @@ impl World {
     /// There is none.
     pub fn machine(&mut self, name: &str) -> Result<&mut Machine, LabError> {
         let known: Vec<&str> = self.topology.machine.iter().map(|m| m.name.as_str()).collect();
-        let error = LabError::new("no-such-machine", format!("no machine of the lab is called \"{}\".", name.escape_default()))
-            .why(format!("its machines are {}", known.join(", ")))
-            .exit_code(2);
+        let error = LabError::new(
+            "no-such-machine",
+            format!("no machine of the lab is called \"{}\".", name.escape_default()),
+        )
+        .why(format!("its machines are {}", known.join(", ")))
+        .exit_code(2);
         self.machines.get_mut(name).ok_or(error)
     }
 
@@ -271,14 +302,22 @@ impl Machine {
     ///
     /// # Errors
     /// `up` failed or did not end in time.
-    pub fn up(&mut self, url: &str, key: &str, extra: &[&str], interrupt: &Interrupt) -> Result<Duration, LabError> {
+    pub fn up(
+        &mut self,
+        url: &str,
+        key: &str,
+        extra: &[&str],
+        interrupt: &Interrupt,
+    ) -> Result<Duration, LabError> {
         let start = Instant::now();
-        let mut words = vec!["up", "--login-server", url, "--auth-key", key, "--hostname", self.name.as_str()];
+        let mut words =
+            vec!["up", "--login-server", url, "--auth-key", key, "--hostname", self.name.as_str()];
         words.extend(extra);
         let output = self.command_line(&words, JOIN_LIMIT, interrupt)?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
-            return Err(LabError::new("lab-join", format!("\"{}\" did not join.", self.name)).why(said.trim().to_owned()));
+            return Err(LabError::new("lab-join", format!("\"{}\" did not join.", self.name))
+                .why(said.trim().to_owned()));
         }
         let api = self.local_api();
         let address = interrupt.wait_for(JOIN_LIMIT, || Ok(api.own_address()))?;
@@ -292,7 +331,12 @@ impl Machine {
     ///
     /// # Errors
     /// It could not be started or did not end in time.
-    pub fn command_line(&self, words: &[&str], limit: Duration, interrupt: &Interrupt) -> Result<Output, LabError> {
+    pub fn command_line(
+        &self,
+        words: &[&str],
+        limit: Duration,
+        interrupt: &Interrupt,
+    ) -> Result<Output, LabError> {
         let mut command = self.software.command_line(&self.programs, &self.namespace, &self.dir)?;
         command.args(words);
         run_with_limit(&mut command, limit, interrupt)
@@ -353,10 +397,12 @@ impl Machine {
     /// # Errors
     /// It has no such place.
     pub fn roam(&self, to: Roam) -> Result<(), LabError> {
-        let mut lines: Vec<String> = self.links.iter().map(|l| format!("link set {} down", l.interface)).collect();
+        let mut lines: Vec<String> =
+            self.links.iter().map(|l| format!("link set {} down", l.interface)).collect();
         if let Roam::To(number) = to {
             let link = self.links.get(number).ok_or_else(|| {
-                LabError::new("lab-place", format!("\"{}\" has no place number {number}.", self.name)).exit_code(2)
+                LabError::new("lab-place", format!("\"{}\" has no place number {number}.", self.name))
+                    .exit_code(2)
             })?;
             lines.extend(link.up.iter().cloned());
         }
@@ -365,9 +411,14 @@ impl Machine {
 }
 
 /// Runs a command and collects its output; at the limit it is killed.
-pub(crate) fn run_with_limit(command: &mut Command, limit: Duration, interrupt: &Interrupt) -> Result<Output, LabError> {
+pub(crate) fn run_with_limit(
+    command: &mut Command,
+    limit: Duration,
+    interrupt: &Interrupt,
+) -> Result<Output, LabError> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let failed = |why: String| LabError::new("lab-program-failed", format!("\"{program}\" did not work.")).why(why);
+    let failed =
+        |why: String| LabError::new("lab-program-failed", format!("\"{program}\" did not work.")).why(why);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().map_err(|e| failed(e.to_string()))?;
     let pid = Pid::from_child(&child);
@@ -377,7 +428,10 @@ pub(crate) fn run_with_limit(command: &mut Command, limit: Duration, interrupt: 
         // It may end in this moment.
         let _gone = kill_process(pid, Signal::KILL);
     }
-    let output = reader.join().map_err(|_| failed("its reader panicked".into()))?.map_err(|e| failed(e.to_string()))?;
+    let output = reader
+        .join()
+        .map_err(|_| failed("its reader panicked".into()))?
+        .map_err(|e| failed(e.to_string()))?;
     match ended? {
         Some(()) => Ok(output),
         None => {
