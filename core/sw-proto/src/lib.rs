@@ -8,6 +8,7 @@
 pub mod checksum;
 pub mod geneve;
 pub mod ip;
+pub mod nacl;
 pub mod natpmp;
 pub mod pcp;
 pub mod portmap;
