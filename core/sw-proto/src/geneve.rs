@@ -1,28 +1,9 @@
 //! The Geneve header in front of packets that go through a peer relay (disco.md §6).
 
+use sw_types::Vni;
+
 /// Length of the header; there are never options.
 pub const HEADER_LEN: usize = 8;
-
-/// Largest virtual network id: 24 bits.
-pub const VNI_MAX: u32 = (1 << 24) - 1;
-
-/// The virtual network id that names one relay endpoint, at most [`VNI_MAX`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Vni(u32);
-
-impl Vni {
-    /// The id, if it fits in 24 bits.
-    #[must_use]
-    pub const fn new(value: u32) -> Option<Self> {
-        if value <= VNI_MAX { Some(Self(value)) } else { None }
-    }
-
-    /// The number.
-    #[must_use]
-    pub const fn get(self) -> u32 {
-        self.0
-    }
-}
 
 /// What a Geneve packet carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -80,7 +61,7 @@ impl Header {
     /// The bytes.
     #[must_use]
     pub fn encode(self) -> [u8; HEADER_LEN] {
-        let [_, v0, v1, v2] = self.vni.0.to_be_bytes();
+        let [v0, v1, v2] = self.vni.to_bytes();
         let [p0, p1] = self.payload.to_wire().to_be_bytes();
         [0, if self.control { 0x80 } else { 0 }, p0, p1, v0, v1, v2, 0]
     }
@@ -96,7 +77,7 @@ impl Header {
         let header = Self {
             control: flags & 0x80 != 0,
             payload: Payload::from_wire(u16::from_be_bytes([p0, p1])),
-            vni: Vni(u32::from_be_bytes([0, v0, v1, v2])),
+            vni: Vni::from_bytes([v0, v1, v2]),
         };
         Some((header, rest))
     }
@@ -112,7 +93,7 @@ mod tests {
             let header = Header {
                 control: u.arbitrary()?,
                 payload: Payload::from_wire(u.arbitrary()?),
-                vni: Vni::new(u.int_in_range(0..=VNI_MAX)?).unwrap(),
+                vni: Vni::new(u.int_in_range(0..=Vni::MAX.get())?).unwrap(),
             };
             assert_eq!(Header::split(&header.encode()), Some((header, &[][..])));
             let bytes: [u8; 9] = u.arbitrary()?;
@@ -121,11 +102,5 @@ mod tests {
             }
             Ok(())
         });
-    }
-
-    #[test]
-    fn a_vni_has_24_bits() {
-        assert_eq!(Vni::new(VNI_MAX).map(Vni::get), Some(VNI_MAX));
-        assert_eq!(Vni::new(VNI_MAX + 1), None);
     }
 }

@@ -9,6 +9,7 @@ use salsa20::cipher::consts::U10;
 use salsa20::cipher::{KeyIvInit, StreamCipher};
 use salsa20::{XSalsa20, hsalsa};
 use subtle::ConstantTimeEq;
+use sw_types::SharedSecret;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// Length of the tag in front of the ciphertext.
@@ -26,11 +27,6 @@ pub struct Nonce(pub [u8; NONCE_LEN]);
 #[error("sealed message does not open")]
 pub struct OpenError;
 
-/// The public key has small order: the shared secret would be zero (threat-model.md §5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("public key of small order")]
-pub struct WeakKey;
-
 /// The key that two parties share; seals and opens in both directions.
 #[derive(Zeroize, ZeroizeOnDrop)]
 pub struct BoxKey([u8; 32]);
@@ -42,21 +38,16 @@ impl std::fmt::Debug for BoxKey {
 }
 
 impl BoxKey {
-    /// Agrees on the key between our `secret` and their `public` key, both as raw X25519 bytes.
-    ///
-    /// # Errors
-    /// When `public` has small order.
-    pub fn agree(secret: &[u8; 32], public: &[u8; 32]) -> Result<Self, WeakKey> {
-        let secret = x25519_dalek::StaticSecret::from(*secret);
-        let shared = secret.diffie_hellman(&x25519_dalek::PublicKey::from(*public));
-        if !shared.was_contributory() {
-            return Err(WeakKey);
-        }
-        Ok(Self::from_shared_secret(shared.as_bytes()))
+    /// The key made of an X25519 agreement, of which `sw-types` has refused points of low order.
+    #[must_use]
+    pub fn new(shared: &SharedSecret) -> Self {
+        Self(hsalsa::<U10>(&(*shared.expose()).into(), &[0u8; 16].into()).into())
     }
 
-    fn from_shared_secret(shared: &[u8; 32]) -> Self {
-        Self(hsalsa::<U10>(&(*shared).into(), &[0u8; 16].into()).into())
+    /// Takes a key that was agreed on before.
+    #[must_use]
+    pub const fn from_precomputed(key: [u8; 32]) -> Self {
+        Self(key)
     }
 
     /// Seals `buffer[TAG_LEN..]` in place and writes the tag in front of it.
@@ -122,21 +113,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_agreed_key_is_that_of_nacl() {
-        // disco.md §9: X25519(A, B) and the key made of it.
-        let a: [u8; 32] = std::array::from_fn(|index| index as u8);
-        let b: [u8; 32] = std::array::from_fn(|index| 32 + index as u8);
-        let b_public = x25519_dalek::PublicKey::from(&x25519_dalek::StaticSecret::from(b));
-        let key = BoxKey::agree(&a, b_public.as_bytes()).unwrap();
-        assert_eq!(hex::encode(key.0), "429b61f5d96e37268dfc5114849d599c9ceabffdb68c1f52cd0499af30f5b377");
-    }
-
-    #[test]
     fn a_key_of_small_order_is_refused() {
-        assert_eq!(BoxKey::agree(&[7; 32], &[0; 32]).unwrap_err(), WeakKey);
-        let mut one = [0; 32];
-        one[0] = 1;
-        assert_eq!(BoxKey::agree(&[7; 32], &one).unwrap_err(), WeakKey);
+        let private = sw_types::DiscoPrivate::from_bytes([7; 32]);
+        for point in [[0; 32], std::array::from_fn(|index| u8::from(index == 0))] {
+            assert!(private.shared_secret(&sw_types::DiscoKey::from_bytes(point)).is_err());
+        }
     }
 
     #[test]
