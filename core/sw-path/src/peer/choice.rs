@@ -1,0 +1,202 @@
+//! Which path carries the data: what pongs and missed pings change.
+
+use std::time::Duration;
+
+use sw_types::Instant;
+
+use super::{Act, Choice, Ctx, InFlight, Peer, To, TxId};
+use crate::api::{Leg, PingOutcome, Route, Via};
+use crate::candidate::{Candidate, Fault, udp_headers};
+use crate::choose::better;
+use crate::timing::*;
+
+impl Peer {
+    /// A pong of this peer came; returns false when no ping of ours waits for
+    /// it. It counts for the address the ping was sent to (disco.md §4 rule 4).
+    pub(crate) fn on_pong(&mut self, tx: TxId, ctx: &mut Ctx<'_>) -> bool {
+        let Some(at) = self.in_flight.iter().position(|ping| ping.tx == tx) else { return false };
+        let ping = self.in_flight.remove(at);
+        let rtt = ctx.now.saturating_since(ping.sent);
+        self.answer_requests(&ping, rtt, ctx);
+        match ping.to {
+            To::Relay(_) => {
+                self.relay_rtt = Some((rtt, ctx.now));
+                if let Some(leg) = self.choice.leg() {
+                    self.judge(leg, ctx);
+                }
+            }
+            To::Leg(leg) => self.on_leg_pong(leg, &ping, rtt, ctx),
+        }
+        self.serve(ctx);
+        true
+    }
+
+    fn on_leg_pong(&mut self, leg: Leg, ping: &InFlight, rtt: Duration, ctx: &mut Ctx<'_>) {
+        let too_slow = self.relay_rtt.is_some_and(|(relay, _)| rtt > relay * 2 + SLOW_SLACK);
+        let Some(candidate) = self.candidate_mut(leg) else { return };
+        let usual = candidate.rtt();
+        if ping.size > 0 {
+            let packet = ping.size + udp_headers(leg.addr);
+            candidate.mtu = Some(candidate.mtu.unwrap_or(0).max(packet));
+        }
+        let slow = matches!(candidate.probation, Some(p) if p.fault == Fault::Slow) && too_slow;
+        candidate.on_pong(rtt, ping.was_overdue, ctx.now);
+        candidate.prove(!ping.was_overdue && !slow);
+        self.after_pong(leg, ctx);
+        // A path that became much slower is compared with the relay.
+        let slower = usual.is_some_and(|usual| rtt > usual * 3 + SLOW_SLACK);
+        if Some(leg) == self.choice.leg() && self.is_busy(ctx.now) {
+            if slower {
+                self.look_closer(leg, ctx);
+            }
+            self.judge(leg, ctx);
+        }
+    }
+
+    /// The candidate `leg` answered.
+    pub(super) fn after_pong(&mut self, leg: Leg, ctx: &mut Ctx<'_>) {
+        let Some(candidate) = self.candidate_mut(leg) else { return };
+        if candidate.probation.is_some() {
+            return;
+        }
+        if std::mem::take(&mut candidate.must_confirm) {
+            // One pong after a long silence may be luck.
+            self.ping(To::Leg(leg), ctx);
+            return;
+        }
+        let adopt = match self.choice {
+            Choice::Relayed => true,
+            Choice::Doubtful { leg: other, .. } => other == leg || other.vni.is_some() || leg.vni.is_none(),
+            Choice::Direct { leg: other, .. } => other == leg || self.is_better(leg, other),
+        };
+        if adopt {
+            self.adopt(leg, ctx.now + TRUST, ctx);
+        }
+    }
+
+    fn is_better(&self, leg: Leg, than: Leg) -> bool {
+        let (Some(a), Some(b)) = (self.candidate(leg), self.candidate(than)) else { return true };
+        better(&a.quality(), &b.quality())
+    }
+
+    fn adopt(&mut self, leg: Leg, trusted_until: Instant, ctx: &mut Ctx<'_>) {
+        let is_new = self.choice.leg() != Some(leg);
+        self.choice = Choice::Direct { leg, trusted_until };
+        self.fruitless = 0;
+        if is_new {
+            self.look = None;
+            self.last_beat = Some(ctx.now);
+            if ctx.net.probe_mtu {
+                self.probe_mtu(ctx);
+            }
+        }
+    }
+
+    /// A ping on `leg` was not answered in time.
+    pub(super) fn after_miss(&mut self, leg: Leg, ctx: &mut Ctx<'_>) {
+        if self.choice.leg() != Some(leg) || !self.is_active(ctx.now) {
+            return;
+        }
+        let missed = self.candidate(leg).map_or(0, |c| c.missed);
+        self.look_closer(leg, ctx);
+        if missed >= MISSED_LOST {
+            self.give_up(leg, ctx);
+            return;
+        }
+        if missed >= MISSED_DOUBT
+            && let Choice::Direct { .. } = self.choice
+        {
+            self.choice = Choice::Doubtful { leg, since: ctx.now };
+            self.discover(true, ctx);
+        }
+        self.judge(leg, ctx);
+    }
+
+    /// Leaves a path that loses or delays much more than the relay does.
+    fn judge(&mut self, leg: Leg, ctx: &mut Ctx<'_>) {
+        let Some((relay_rtt, at)) = self.relay_rtt else { return };
+        if at + HEARTBEAT < ctx.now || !self.is_busy(ctx.now) {
+            return;
+        }
+        let Some(candidate) = self.candidate_mut(leg) else { return };
+        let lost = candidate.lost_of_8();
+        let slow = candidate.recent_rtt().is_some_and(|rtt| rtt > relay_rtt * 3 + SLOW_SLACK);
+        let fault = if lost >= LOSSY_OF_8 {
+            Fault::Lossy { lost_percent: (lost * 100 / 8) as u8 }
+        } else if slow {
+            Fault::Slow
+        } else {
+            return;
+        };
+        candidate.put_on_probation(fault);
+        self.choose_again(ctx);
+    }
+
+    /// The path in use is dead.
+    pub(super) fn give_up(&mut self, leg: Leg, ctx: &mut Ctx<'_>) {
+        if let Some(candidate) = self.candidate_mut(leg) {
+            candidate.must_confirm = true;
+            candidate.forget_losses();
+        }
+        self.choose_again(ctx);
+    }
+
+    /// Takes the best path that works, or the relay.
+    fn choose_again(&mut self, ctx: &mut Ctx<'_>) {
+        let current = self.choice.leg();
+        self.look = None;
+        self.choice = Choice::Relayed;
+        let mut best: Option<&Candidate> = None;
+        for candidate in &self.candidates {
+            let usable = Some(candidate.leg) != current
+                && candidate.probation.is_none()
+                && !candidate.must_confirm
+                && candidate.works(TRUST, ctx.now);
+            if usable && best.is_none_or(|b| better(&candidate.quality(), &b.quality())) {
+                best = Some(candidate);
+            }
+        }
+        if let Some(candidate) = best
+            && let Some(at) = candidate.last_pong
+        {
+            let leg = candidate.leg;
+            self.adopt(leg, at + TRUST, ctx);
+        }
+    }
+
+    fn answer_requests(&mut self, ping: &InFlight, rtt: Duration, ctx: &mut Ctx<'_>) {
+        let via = match ping.to {
+            To::Leg(leg) => leg.via(),
+            To::Relay(region) => Via::Relay(region),
+        };
+        self.requests.retain(|request| {
+            let answered = ping.sent >= request.since;
+            if answered {
+                ctx.acts.push(Act::PingDone { id: request.id, outcome: PingOutcome::Pong { via, rtt } });
+            }
+            !answered
+        });
+    }
+
+    /// Tells where data goes when that changed.
+    pub(super) fn set_route(&mut self, ctx: &mut Ctx<'_>) {
+        let relay = self.relay_region();
+        let route = match self.choice {
+            _ if self.info.disco.is_none() => Route { udp: self.plain_leg(ctx), relay: None },
+            Choice::Relayed => Route { udp: None, relay },
+            Choice::Doubtful { leg, .. } => Route { udp: Some(leg), relay },
+            Choice::Direct { leg, .. } => Route { udp: Some(leg), relay: None },
+        };
+        if route != self.route {
+            self.route = route;
+            ctx.acts.push(Act::SetRoute(route));
+        }
+    }
+
+    /// Where a plain WireGuard peer is: where it was last heard, else its
+    /// first endpoint of a family that we have.
+    fn plain_leg(&self, ctx: &Ctx<'_>) -> Option<Leg> {
+        let usable = || self.candidates.iter().filter(|c| ctx.net.can_send(c.leg.addr));
+        usable().filter(|c| c.heard.is_some()).max_by_key(|c| c.heard).or_else(|| usable().next()).map(|c| c.leg)
+    }
+}
