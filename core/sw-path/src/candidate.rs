@@ -1,6 +1,6 @@
 //! One way to reach a peer over UDP and what the pings on it told.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use sw_types::{Instant, is_tailnet_ip};
@@ -201,9 +201,4 @@ pub(crate) fn udp_headers(addr: SocketAddr) -> u16 {
         SocketAddr::V4(_) => 28,
         SocketAddr::V6(_) => 48,
     }
-}
-
-/// Returns whether `ip` is an IPv6 address usable across the Internet.
-pub(crate) fn is_global_v6(ip: Ipv6Addr) -> bool {
-    !ip.is_loopback() && !ip.is_unicast_link_local() && !ip.is_unique_local() && !ip.is_unspecified()
 }

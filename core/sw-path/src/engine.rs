@@ -126,7 +126,8 @@ impl PathEngine {
     /// told to control by the caller.
     pub fn new(config: PathConfig, disco: DiscoPrivate, node: NodeKey, seed: [u8; 32]) -> Self {
         let rng = Rng::new(seed);
-        let book = EndpointBook { fixed: config.static_endpoints.clone(), ..EndpointBook::default() };
+        let mut book = EndpointBook::default();
+        book.fixed.clone_from(&config.static_endpoints);
         Self {
             config,
             disco,

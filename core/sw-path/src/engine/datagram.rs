@@ -115,7 +115,7 @@ impl PathEngine {
     pub(super) fn shared_key(&mut self, of: DiscoKey) -> Option<&BoxKey> {
         let shared = self.disco_keys.get_mut(&of)?;
         if shared.key.is_none() {
-            shared.key = self.disco.shared_secret(&of).ok().map(|secret| BoxKey::from_shared(&secret));
+            shared.key = self.disco.shared_secret(&of).ok().map(|secret| BoxKey::new(&secret));
         }
         shared.key.as_ref()
     }

@@ -66,6 +66,8 @@ impl Peer {
         }
         let adopt = match self.choice {
             Choice::Relayed => true,
+            // A keepalive's pong: the first data goes both ways all the same, so nothing need change until then.
+            Choice::Doubtful { leg: other, .. } if other == leg && !self.is_active(ctx.now) => false,
             Choice::Doubtful { leg: other, .. } => other == leg || other.vni.is_some() || leg.vni.is_none(),
             Choice::Direct { leg: other, .. } => other == leg || self.is_better(leg, other),
         };
