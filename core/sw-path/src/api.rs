@@ -175,7 +175,10 @@ pub enum Via {
 /// Answer to a ping request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PingOutcome {
-    Pong { via: Via, rtt: Duration },
+    Pong {
+        via: Via,
+        rtt: Duration,
+    },
     /// The peer is not in the netmap.
     UnknownPeer,
     TimedOut,

@@ -172,7 +172,10 @@ pub(crate) fn is_pingable(addr: SocketAddr, loopback: bool) -> bool {
     }
     match addr.ip() {
         IpAddr::V4(ip) => {
-            !ip.is_unspecified() && !ip.is_broadcast() && !ip.is_multicast() && (loopback || !ip.is_loopback())
+            !ip.is_unspecified()
+                && !ip.is_broadcast()
+                && !ip.is_multicast()
+                && (loopback || !ip.is_loopback())
         }
         // Link-local addresses mean nothing without their link (disco.md §4).
         IpAddr::V6(ip) => {

@@ -135,7 +135,8 @@ impl EndpointBook {
         let ips: Vec<IpAddr> = self.cache.keys().map(SocketAddr::ip).collect();
         for ip in ips {
             while self.cache.keys().filter(|a| a.ip() == ip).count() > CACHED_PER_IP {
-                let oldest = self.cache.iter().filter(|(a, _)| a.ip() == ip).min_by_key(|(_, (_, seen))| *seen);
+                let oldest =
+                    self.cache.iter().filter(|(a, _)| a.ip() == ip).min_by_key(|(_, (_, seen))| *seen);
                 match oldest.map(|(addr, _)| *addr) {
                     Some(addr) => drop(self.cache.remove(&addr)),
                     None => break,
@@ -146,7 +147,8 @@ impl EndpointBook {
 
     /// When the cache next loses an address.
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
-        let current = |a: &SocketAddr| self.stun.contains(a) || self.mapped == Some(*a) || self.fixed.contains(a);
+        let current =
+            |a: &SocketAddr| self.stun.contains(a) || self.mapped == Some(*a) || self.fixed.contains(a);
         self.cache.iter().filter(|(a, _)| !current(a)).map(|(_, (_, seen))| *seen + CACHED).min()
     }
 
@@ -232,7 +234,10 @@ mod tests {
 
     #[test]
     fn loopback_counts_only_when_there_is_nothing_else() {
-        assert_eq!(text(&book(&["127.0.0.1", "169.254.3.4"]).gather(at(0)).unwrap()), ["169.254.3.4:41641 1"]);
+        assert_eq!(
+            text(&book(&["127.0.0.1", "169.254.3.4"]).gather(at(0)).unwrap()),
+            ["169.254.3.4:41641 1"]
+        );
         assert_eq!(text(&book(&["127.0.0.1"]).gather(at(0)).unwrap()), ["127.0.0.1:41641 1"]);
     }
 

@@ -61,7 +61,10 @@ fn order(sightings: &[Sighting]) -> NatKind {
     {
         // The block reaches as far beyond the sightings as they are apart.
         let slack = high - low;
-        return NatKind::Block { first: low.saturating_sub(slack).max(1024), last: high.saturating_add(slack) };
+        return NatKind::Block {
+            first: low.saturating_sub(slack).max(1024),
+            last: high.saturating_add(slack),
+        };
     }
     NatKind::Random
 }

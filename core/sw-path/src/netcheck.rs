@@ -114,7 +114,8 @@ impl Netcheck {
                     node.ipv4.fixed().map(|ip| SocketAddr::from((ip, port))),
                     node.ipv6.fixed().map(|ip| SocketAddr::from((ip, port))),
                 );
-                let mut wants_name = matches!(node.ipv4, RelayAddr::Resolve) || matches!(node.ipv6, RelayAddr::Resolve);
+                let mut wants_name =
+                    matches!(node.ipv4, RelayAddr::Resolve) || matches!(node.ipv6, RelayAddr::Resolve);
                 if let Some(ip) = node.stun_test_ip {
                     (v4, v6, wants_name) = (None, None, false);
                     let addr = SocketAddr::new(ip, port);
@@ -139,7 +140,9 @@ impl Netcheck {
     /// Takes the addresses of a name that [`Self::set_map`] asked for.
     pub(crate) fn on_resolved(&mut self, name: &str, ips: &[IpAddr]) {
         for server in self.regions.values_mut().flatten().filter(|s| s.wants_name && s.host == name) {
-            let first = |v4: bool| ips.iter().find(|ip| ip.is_ipv4() == v4).map(|ip| SocketAddr::new(*ip, server.port));
+            let first = |v4: bool| {
+                ips.iter().find(|ip| ip.is_ipv4() == v4).map(|ip| SocketAddr::new(*ip, server.port))
+            };
             (server.v4, server.v6) = (first(true), first(false));
         }
         self.names.insert(name.to_owned(), ips.to_vec());
@@ -185,7 +188,8 @@ impl Netcheck {
         if full {
             self.last_full = Some(now);
         }
-        let mut probes = if full { self.full_plan(host, now) } else { self.incremental_plan(host, home, now) };
+        let mut probes =
+            if full { self.full_plan(host, now) } else { self.incremental_plan(host, home, now) };
         probes.truncate(PROBES_MAX);
         probes.sort_by_key(|p| std::cmp::Reverse(p.at));
         let ends = if host.udp && !probes.is_empty() { now + UDP_PHASE } else { now };
@@ -248,7 +252,13 @@ impl Netcheck {
 
     /// Takes a STUN answer; returns the address it saw when the request was
     /// one of this report.
-    pub(crate) fn on_stun(&mut self, tx: StunTx, seen: SocketAddr, host: &Host, now: Instant) -> Option<SocketAddr> {
+    pub(crate) fn on_stun(
+        &mut self,
+        tx: StunTx,
+        seen: SocketAddr,
+        host: &Host,
+        now: Instant,
+    ) -> Option<SocketAddr> {
         let run = self.run.as_mut()?;
         let (probe, sent) = run.sent.remove(&tx)?;
         let report = &mut run.report;

@@ -31,11 +31,18 @@ pub(crate) enum To {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Act {
     /// `size` is the wanted datagram size; 0 means unpadded.
-    Ping { to: To, tx: TxId, size: u16 },
+    Ping {
+        to: To,
+        tx: TxId,
+        size: u16,
+    },
     /// Tell the peer our endpoints over its relay.
     CallMeMaybe(RegionId),
     SetRoute(Route),
-    PingDone { id: PingId, outcome: PingOutcome },
+    PingDone {
+        id: PingId,
+        outcome: PingOutcome,
+    },
 }
 
 /// What a peer may look at while it handles something.

@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use sw_path::{
-    LinkChange, LocalAddress, Output, PathConfig, PathEngine, PeerInfo, PingOutcome, RelayState, Route, SocketId,
-    Source, Verdict, Via,
+    LinkChange, LocalAddress, Output, PathConfig, PathEngine, PeerInfo, PingOutcome, RelayState, Route,
+    SocketId, Source, Verdict, Via,
 };
 use sw_types::{
-    CapVer, CertCheck, DiscoPrivate, Instant, NodeKey, NodePrivate, Now, RegionId, RelayAddr, RelayMap, RelayNode,
-    RelayRegion, UnixTime,
+    CapVer, CertCheck, DiscoPrivate, Instant, NodeKey, NodePrivate, Now, RegionId, RelayAddr, RelayMap,
+    RelayNode, RelayRegion, UnixTime,
 };
 
 const HOME: RegionId = RegionId(900);
@@ -135,7 +135,8 @@ impl World {
             }
             Output::SendUdp { to, datagram, .. } => {
                 self.sent += 1;
-                let lost = self.udp_blocked || self.lose_every.is_some_and(|every| self.sent.is_multiple_of(every));
+                let lost =
+                    self.udp_blocked || self.lose_every.is_some_and(|every| self.sent.is_multiple_of(every));
                 if let Some(peer) = self.nodes.iter().position(|node| node.addr == *to)
                     && !lost
                 {
@@ -164,7 +165,10 @@ impl World {
             let deadline = self.nodes.iter().filter_map(|n| n.engine.next_deadline()).map(|(at, _)| at).min();
             let arrival = self.flights.iter().map(|f| f.at).min();
             let talk = (!traffic.is_empty()).then_some(next_traffic);
-            let Some(at) = [deadline, arrival, talk].into_iter().flatten().min().filter(|at| *at <= end) else { break };
+            let Some(at) = [deadline, arrival, talk].into_iter().flatten().min().filter(|at| *at <= end)
+            else {
+                break;
+            };
             still = if at <= self.now.mono { still + 1 } else { 0 };
             assert!(still < 1000, "a deadline that does not go away");
             self.now = self.now.after(at.saturating_since(self.now.mono));
@@ -298,7 +302,9 @@ fn a_ping_is_answered_by_relay_first_and_then_directly() {
         world.drain();
         world.run(Duration::from_secs(1), &[]);
         let done = world.nodes[0].outputs.iter().find_map(|output| match output {
-            Output::PingResult { id, outcome: PingOutcome::Pong { via, .. }, .. } if *id == wanted => Some(*via),
+            Output::PingResult { id, outcome: PingOutcome::Pong { via, .. }, .. } if *id == wanted => {
+                Some(*via)
+            }
             _ => None,
         });
         vias.push(done.unwrap());
@@ -321,14 +327,21 @@ fn strangers_and_forgeries_are_not_answered() {
     let mut forged = sw_proto::disco::MAGIC.to_vec();
     forged.extend_from_slice(&[7; 100]);
     let now = world.now;
-    for socket_source in [Source::Udp { socket: SocketId::MAIN, from }, Source::Relay { region: HOME, from: world.nodes[1].key }] {
+    for socket_source in [
+        Source::Udp { socket: SocketId::MAIN, from },
+        Source::Relay { region: HOME, from: world.nodes[1].key },
+    ] {
         world.nodes[0].engine.on_datagram(socket_source, &forged, now);
     }
     world.drain();
     assert_eq!(world.nodes[0].outputs.len(), before);
     assert_eq!(world.nodes[0].engine.stats().disco_unknown_sender, 2);
     let kinds: BTreeSet<bool> = BTreeSet::from([
-        world.nodes[0].engine.on_datagram(Source::Udp { socket: SocketId::MAIN, from }, &[4, 0, 0, 0, 1], now),
+        world.nodes[0].engine.on_datagram(
+            Source::Udp { socket: SocketId::MAIN, from },
+            &[4, 0, 0, 0, 1],
+            now,
+        ),
         world.nodes[0].engine.on_datagram(Source::Udp { socket: SocketId::MAIN, from }, &forged, now),
     ]);
     assert_eq!(kinds, BTreeSet::from([false, true]), "WireGuard is left to others");

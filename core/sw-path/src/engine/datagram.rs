@@ -80,7 +80,9 @@ impl PathEngine {
         // that control gave this disco key.
         let known = match carrier {
             Carrier::Udp(_) => self.disco_keys.contains_key(&sender),
-            Carrier::Relay { from, .. } => self.peers.get(&from).is_some_and(|p| p.info.disco == Some(sender)),
+            Carrier::Relay { from, .. } => {
+                self.peers.get(&from).is_some_and(|p| p.info.disco == Some(sender))
+            }
         };
         if !known {
             self.stats.disco_unknown_sender += 1;
@@ -207,7 +209,13 @@ impl PathEngine {
         self.outputs.push_back(Output::SendUdp { socket: leg.socket, to: leg.addr, datagram });
     }
 
-    pub(super) fn send_relay_disco(&mut self, region: RegionId, node: NodeKey, to: DiscoKey, message: &Message) {
+    pub(super) fn send_relay_disco(
+        &mut self,
+        region: RegionId,
+        node: NodeKey,
+        to: DiscoKey,
+        message: &Message,
+    ) {
         if let Some(datagram) = self.seal(to, message) {
             self.outputs.push_back(Output::SendRelay { region, to: node, datagram });
         }

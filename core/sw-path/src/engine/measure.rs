@@ -75,12 +75,8 @@ impl PathEngine {
     }
 
     fn on_report(&mut self, mut report: NetReport, now: Now) {
-        let seen: Vec<SocketAddr> = report
-            .global_v4
-            .into_iter()
-            .chain(self.netcheck.other_v4())
-            .chain(report.global_v6)
-            .collect();
+        let seen: Vec<SocketAddr> =
+            report.global_v4.into_iter().chain(self.netcheck.other_v4()).chain(report.global_v6).collect();
         self.book.set_stun(seen, report.nat, self.config.fixed_port, now.mono);
         self.choose_home(&report, now);
         report.home = self.home;

@@ -242,7 +242,8 @@ impl Peer {
         {
             self.punch(discovery, ctx);
             let found = matches!(self.choice, Choice::Direct { .. });
-            let over = discovery.round >= LAST_ROUND || (found && (discovery.upgrade || discovery.round >= 2));
+            let over =
+                discovery.round >= LAST_ROUND || (found && (discovery.upgrade || discovery.round >= 2));
             if over {
                 self.discovery = None;
                 self.fruitless = if found { 0 } else { self.fruitless.saturating_add(1) };

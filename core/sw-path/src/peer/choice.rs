@@ -199,6 +199,10 @@ impl Peer {
     /// first endpoint of a family that we have.
     fn plain_leg(&self, ctx: &Ctx<'_>) -> Option<Leg> {
         let usable = || self.candidates.iter().filter(|c| ctx.net.can_send(c.leg.addr));
-        usable().filter(|c| c.heard.is_some()).max_by_key(|c| c.heard).or_else(|| usable().next()).map(|c| c.leg)
+        usable()
+            .filter(|c| c.heard.is_some())
+            .max_by_key(|c| c.heard)
+            .or_else(|| usable().next())
+            .map(|c| c.leg)
     }
 }
