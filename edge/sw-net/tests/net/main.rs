@@ -1,0 +1,4 @@
+//! The network edge over loopback.
+#![expect(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
+
+mod front;
