@@ -1,1 +1,3 @@
 //! The samewire library: its parts wired together.
+
+pub mod first_run;
