@@ -13,10 +13,12 @@ use crate::endpoints::EndpointBook;
 use crate::home::HomeChooser;
 use crate::netcheck::{Host, Netcheck};
 use crate::peer::{Act, Ctx, Net, Peer};
+use crate::spray::Sprays;
 
 mod datagram;
 mod measure;
 mod perform;
+mod spraying;
 
 /// Finds and keeps the best path to each peer.
 ///
@@ -43,6 +45,7 @@ pub struct PathEngine {
     /// Which nodes claim a disco key, and the key shared with it.
     disco_keys: HashMap<DiscoKey, Shared>,
     timers: Timers,
+    sprays: Sprays,
     next_ping_id: u64,
 }
 
@@ -145,6 +148,7 @@ impl PathEngine {
             peers: BTreeMap::new(),
             disco_keys: HashMap::new(),
             timers: Timers::default(),
+            sprays: Sprays::default(),
             next_ping_id: 1,
         }
     }
@@ -185,6 +189,9 @@ impl PathEngine {
         let Some(peer) = self.peers.remove(node) else { return };
         self.forget_disco(peer.info.disco, node);
         self.timers.set(*node, None);
+        for socket in self.sprays.forget(node) {
+            self.outputs.push_back(Output::CloseSocket(socket));
+        }
     }
 
     fn forget_disco(&mut self, disco: Option<DiscoKey>, node: &NodeKey) {
@@ -311,6 +318,9 @@ impl PathEngine {
             self.book.forget();
             self.chooser.forget();
             self.netcheck.forget();
+            for socket in self.sprays.forget_network() {
+                self.outputs.push_back(Output::CloseSocket(socket));
+            }
             let peers: Vec<NodeKey> = self.peers.keys().copied().collect();
             for peer in peers {
                 self.with_peer(&peer, now, |peer, ctx| peer.on_link_change(ctx));
@@ -349,6 +359,7 @@ impl PathEngine {
             self.with_peer(&peer, now, |peer, ctx| peer.serve(ctx));
         }
         self.serve_measure(now);
+        self.serve_sprays(now);
     }
 
     /// The next thing to do.
@@ -363,6 +374,7 @@ impl PathEngine {
             self.timers.first().map(|at| (at, Wake::Peer)),
             self.netcheck.next_deadline().map(|at| (at, Wake::Netcheck)),
             measure.into_iter().flatten().min().map(|at| (at, Wake::Endpoints)),
+            self.sprays.next_deadline().map(|at| (at, Wake::Spray)),
         ]
         .into_iter()
         .flatten()
@@ -376,7 +388,10 @@ impl PathEngine {
 
     /// Everything about the way to `peer`, for people.
     pub fn report(&self, peer: &NodeKey, now: Now) -> Option<PeerReport> {
-        Some(self.peers.get(peer)?.report(self.own_nat(), now.mono))
+        let mut report = self.peers.get(peer)?.report(self.own_nat(), now.mono);
+        report.peer_nat = self.sprays.peer_nat(peer);
+        report.sprays = self.sprays.runs(peer);
+        Some(report)
     }
 
     /// Our endpoints as last told.
@@ -439,5 +454,6 @@ impl PathEngine {
         for act in acts {
             self.perform(node, act, now);
         }
+        self.consider_spray(node, now);
     }
 }

@@ -31,11 +31,13 @@ mod candidate;
 mod choose;
 mod endpoints;
 mod engine;
+mod ext;
 mod home;
 mod nat;
 mod netcheck;
 mod peer;
 mod rate;
+mod spray;
 mod timing;
 
 pub use api::*;

@@ -394,6 +394,11 @@ impl Peer {
         self.candidates.iter().any(|c| c.leg.socket == socket && !c.is_stale(now))
     }
 
+    /// Returns whether the peer named this address as its own.
+    pub(crate) fn knows_ip(&self, ip: std::net::IpAddr) -> bool {
+        self.candidates.iter().any(|c| (c.in_netmap || c.called) && c.leg.addr.ip() == ip)
+    }
+
     /// Returns whether we sent data lately.
     pub(crate) fn is_active(&self, now: Instant) -> bool {
         self.last_tx.is_some_and(|at| at + SESSION_ACTIVE > now)

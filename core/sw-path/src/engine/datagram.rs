@@ -95,7 +95,11 @@ impl PathEngine {
         let Some(key) = self.shared_key(sender) else { return };
         match disco::open(datagram, key) {
             Ok(message) => self.on_message(carrier, sender, message, now),
-            Err(OpenError::Message(disco::MessageError::UnknownType(_))) => {}
+            Err(OpenError::Message(disco::MessageError::UnknownType(_))) => {
+                if let Carrier::Relay { region, from } = carrier {
+                    self.on_ext(sender, region, from, datagram, now);
+                }
+            }
             Err(_) => self.stats.disco_unsealed_failed += 1,
         }
     }
@@ -183,13 +187,20 @@ impl PathEngine {
         }
     }
 
-    fn on_pong(&mut self, _carrier: Carrier, sender: DiscoKey, tx: disco::TxId, now: Now) {
+    fn on_pong(&mut self, carrier: Carrier, sender: DiscoKey, tx: disco::TxId, now: Now) {
         self.stats.pongs_received += 1;
         let nodes = self.disco_keys.get(&sender).map(|s| s.nodes.clone()).unwrap_or_default();
         for node in nodes {
             let mut found = false;
             self.with_peer(&node, now, |peer, ctx| found = peer.on_pong(tx.0, ctx));
             if found {
+                return;
+            }
+            // A spray pings many ports with one id: the source tells which it was, and a plain ping proves it.
+            if let Carrier::Udp(leg) = carrier
+                && self.sprays.is_ours(&node, tx.0)
+            {
+                self.with_peer(&node, now, |peer, ctx| peer.on_sprayed(leg, ctx));
                 return;
             }
         }

@@ -60,6 +60,8 @@ impl PathEngine {
         let seen = crate::candidate::unmapped(seen);
         self.stats.stun_received += 1;
         if socket != SocketId::MAIN {
+            self.sprays.on_sample(tx.0, seen);
+            self.serve_sprays(now);
             return;
         }
         let host = self.host();

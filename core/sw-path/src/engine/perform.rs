@@ -48,6 +48,7 @@ impl PathEngine {
             let Some(disco) = peer.info.disco else { return };
             self.stats.call_me_maybe_sent += 1;
             self.send_relay_disco(region, *node, disco, &Message::CallMeMaybe(addrs));
+            self.send_facts(node, now);
         }
         if !self.endpoints_fresh(now) {
             self.request_netcheck(now);
