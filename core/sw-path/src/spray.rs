@@ -61,10 +61,23 @@ pub(crate) struct Facts {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum SprayAct {
     OpenSockets(u16),
-    Stun { socket: SocketId, to: SocketAddr, tx: [u8; 12] },
+    Stun {
+        socket: SocketId,
+        to: SocketAddr,
+        tx: [u8; 12],
+    },
     /// Ping the peer `to`; `tx` is the same for a whole round.
-    Ping { peer: NodeKey, socket: SocketId, to: SocketAddr, tx: [u8; 12] },
-    Offer { peer: NodeKey, seen: SocketAddr, ranges: Vec<(u16, u16)> },
+    Ping {
+        peer: NodeKey,
+        socket: SocketId,
+        to: SocketAddr,
+        tx: [u8; 12],
+    },
+    Offer {
+        peer: NodeKey,
+        seen: SocketAddr,
+        ranges: Vec<(u16, u16)>,
+    },
     Close(SocketId),
 }
 
@@ -161,8 +174,7 @@ impl Sprays {
 
     /// Returns whether a run toward `peer` may begin now.
     pub(crate) fn may_start(&self, peer: &NodeKey, now: Instant) -> bool {
-        self.hard.is_none()
-            && self.tries.get(peer).and_then(|t| t.not_before).is_none_or(|at| at <= now)
+        self.hard.is_none() && self.tries.get(peer).and_then(|t| t.not_before).is_none_or(|at| at <= now)
     }
 
     /// Begins a run: we are hard, `peer` waits at `target`.
@@ -223,9 +235,10 @@ impl Sprays {
     /// Returns whether a pong belongs to a spray toward `peer`.
     pub(crate) fn is_ours(&self, peer: &NodeKey, tx: [u8; 12]) -> bool {
         let easy = self.easy.iter().any(|e| e.peer == *peer && e.tx == tx);
-        let hard = self.hard.as_ref().is_some_and(|h| {
-            h.peer == *peer && matches!(h.phase, Phase::Pinging { tx: t, .. } if t == tx)
-        });
+        let hard = self
+            .hard
+            .as_ref()
+            .is_some_and(|h| h.peer == *peer && matches!(h.phase, Phase::Pinging { tx: t, .. } if t == tx));
         easy || hard
     }
 
@@ -384,7 +397,8 @@ impl Hard {
 
     /// The ports that our mappings toward the peer will have, best guess first.
     fn likely_ports(&mut self) -> Vec<(u16, u16)> {
-        let fresh: Vec<u16> = self.samples.iter().filter_map(|(_, seen)| Some(seen.as_ref()?.port())).collect();
+        let fresh: Vec<u16> =
+            self.samples.iter().filter_map(|(_, seen)| Some(seen.as_ref()?.port())).collect();
         if let Some(ip) = self.samples.iter().find_map(|(_, seen)| seen.map(|s| s.ip())) {
             self.seen.set_ip(ip);
         }
@@ -393,7 +407,8 @@ impl Hard {
             NatKind::Sequential { step } => {
                 // A busy NAT gives ports to others meanwhile: look beyond the last of ours.
                 let reach = i32::from(step) * i32::from(SOCKETS) * 5 / 4 + i32::from(step.signum()) * 32;
-                let end = (i32::from(last) + reach).clamp(i32::from(*PORTS.start()), i32::from(*PORTS.end())) as u16;
+                let end = (i32::from(last) + reach).clamp(i32::from(*PORTS.start()), i32::from(*PORTS.end()))
+                    as u16;
                 vec![(last.min(end), last.max(end))]
             }
             NatKind::Block { first, last: end } => vec![(first.min(last), end.max(last))],

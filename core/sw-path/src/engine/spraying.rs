@@ -134,7 +134,14 @@ impl PathEngine {
     }
 
     /// A message of unknown type came over a relay: perhaps one of ours.
-    pub(super) fn on_ext(&mut self, sender: DiscoKey, region: RegionId, node: NodeKey, datagram: &[u8], now: Now) {
+    pub(super) fn on_ext(
+        &mut self,
+        sender: DiscoKey,
+        region: RegionId,
+        node: NodeKey,
+        datagram: &[u8],
+        now: Now,
+    ) {
         let Some(ext) = self.open_ext(sender, datagram) else { return };
         self.with_peer(&node, now, |peer, ctx| peer.on_heard_by_relay(region, ctx));
         match ext {
