@@ -41,7 +41,7 @@ pub enum KeyError {
 pub struct LowOrderPoint;
 
 /// A public X25519 key of any use.
-pub trait PublicKey: Copy + Eq + Ord + fmt::Display {
+pub trait PublicKey: Copy {
     /// The 32 bytes of the u-coordinate, little-endian (RFC 7748).
     fn as_bytes(&self) -> &[u8; 32];
 }
@@ -309,6 +309,43 @@ public_key! {
 private_key! {
     /// Private half of a [`ChallengeKey`]; never written anywhere.
     ChallengePrivate, ChallengeKey
+}
+
+/// The public half of a key that lives for one handshake; it has no text form.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct EphemeralKey([u8; 32]);
+
+impl EphemeralKey {
+    /// Takes the 32 bytes of the wire form.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 32 bytes of the wire form.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    fn short(&self) -> &'static str {
+        "one handshake"
+    }
+}
+
+impl PublicKey for EphemeralKey {
+    fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for EphemeralKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EphemeralKey")
+    }
+}
+
+private_key! {
+    /// Private half of an [`EphemeralKey`]; never written anywhere.
+    EphemeralPrivate, EphemeralKey
 }
 
 /// What relays of one region prove to one another: 32 bytes, text 64 hex digits without prefix (keys.md §1).

@@ -49,8 +49,8 @@ pub use ids::{CapVer, NodeId, RegionId, StableNodeId, UserId, Vni};
 pub use join::{JoinAddress, JoinError, JoinString, ServerKeyHash};
 pub use key::{
     ChallengeKey, ChallengePrivate, ControlKey, ControlPrivate, DerpKey, DerpPrivate, DiscoKey, DiscoPrivate,
-    HardwareKey, KeyError, LockKey, LockPrivate, LowOrderPoint, MachineKey, MachinePrivate, MeshKey, NodeKey,
-    NodePrivate, PublicKey, SharedSecret,
+    EphemeralKey, EphemeralPrivate, HardwareKey, KeyError, LockKey, LockPrivate, LowOrderPoint, MachineKey,
+    MachinePrivate, MeshKey, NodeKey, NodePrivate, PublicKey, SharedSecret,
 };
 pub use name::{DnsLabel, DnsName, NameError, sanitize_hostname};
 pub use path::Path;
