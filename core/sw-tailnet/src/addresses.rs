@@ -2,6 +2,8 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use sw_types::{four_to_six_range, reserved_v4_ranges};
+
 /// The IPv4 pool of a tailnet, inside 100.64.0.0/10 by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Pool {
@@ -12,13 +14,6 @@ pub struct Pool {
     /// Where a new tailnet begins to give out addresses: a multiple of 256 (architecture.md §10.1).
     pub start: Ipv4Addr,
 }
-
-/// Ranges that no machine gets (control.md §5.6): SaaS services, the DNS service, ChromeOS.
-const RESERVED: [(u32, u8); 3] = [
-    (u32::from_be_bytes([100, 100, 0, 0]), 24),
-    (u32::from_be_bytes([100, 100, 100, 0]), 24),
-    (u32::from_be_bytes([100, 115, 92, 0]), 23),
-];
 
 impl Default for Pool {
     fn default() -> Self {
@@ -42,15 +37,15 @@ impl Pool {
     }
 
     /// Whether `address` may belong to a machine of this pool.
+    ///
+    /// `.0` and `.255` never do: some software refuses them.
     pub fn contains(&self, address: Ipv4Addr) -> bool {
-        let a = u32::from(address);
-        let base = u32::from(self.base);
-        a.wrapping_sub(base) < self.size() && !is_reserved(a) && !matches!(address.octets()[3], 0 | 255)
+        u32::from(address).wrapping_sub(u32::from(self.base)) < self.size()
+            && !reserved_v4_ranges().iter().any(|range| range.contains(&address))
+            && !matches!(address.octets()[3], 0 | 255)
     }
 
     /// Returns the first free address after `last`, round the end of the pool; `None`: all are taken.
-    ///
-    /// `.0` and `.255` are skipped: some software refuses them.
     pub fn next_free(&self, last: Option<Ipv4Addr>, taken: impl Fn(Ipv4Addr) -> bool) -> Option<Ipv4Addr> {
         let base = u32::from(self.base);
         let size = self.size();
@@ -64,18 +59,15 @@ impl Pool {
     }
 }
 
-fn is_reserved(address: u32) -> bool {
-    RESERVED.iter().any(|&(net, bits)| address >> (32 - bits) == net >> (32 - bits))
-}
-
 /// Derives the IPv6 address of a machine from its IPv4 one (node-services.md §1, 4-to-6).
 ///
-/// Two IPv4 addresses of one /8 never give the same IPv6 address, so uniqueness carries over.
+/// A pool lies within one /8, and there two IPv4 addresses never give the same IPv6 address. Unlike
+/// [`sw_types::four_to_six`] it takes addresses of any pool.
 pub fn v6_of(v4: Ipv4Addr) -> Ipv6Addr {
-    let [_, b, c, d] = v4.octets();
-    let high = 0x6200 | u16::from(b);
-    let low = u16::from_be_bytes([c, d]);
-    Ipv6Addr::new(0xfd7a, 0x115c, 0xa1e0, 0xab12, 0x4843, 0xcd96, high, low)
+    let [_, a, b, c] = v4.octets();
+    let mut bytes = four_to_six_range().network().octets();
+    bytes[13..].copy_from_slice(&[a, b, c]);
+    bytes.into()
 }
 
 #[cfg(test)]
@@ -84,8 +76,8 @@ mod tests {
 
     #[test]
     fn the_derived_address_is_the_documents_example() {
-        let want: Ipv6Addr = "fd7a:115c:a1e0:ab12:4843:cd96:6265:6667".parse().unwrap();
-        assert_eq!(v6_of(Ipv4Addr::new(100, 101, 102, 103)), want);
+        let v4 = Ipv4Addr::new(100, 101, 102, 103);
+        assert_eq!(Some(v6_of(v4)), sw_types::four_to_six(v4));
     }
 
     #[test]
@@ -107,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_full_pool_gives_none() {
-        let pool = Pool { base: Ipv4Addr::new(100, 64, 0, 0), bits: 30, start: Ipv4Addr::new(100, 64, 0, 0) };
+        let pool = Pool { bits: 30, ..Pool::default() };
         assert_eq!(pool.next_free(None, |_| true), None);
         assert!(pool.next_free(None, |_| false).is_some());
     }

@@ -1,29 +1,32 @@
 //! A sparse set of ids in words of 64.
 //!
 //! Ids are given out in sequence, so a set of N machines takes about N/64 words of 12 bytes.
-//! A word is also the unit in which peers are encoded for a full map (see `fragments`).
+//! A word is also the unit in which peers are encoded for a full map (see `encode`).
+
+use sw_types::NodeId;
 
 /// Which block of 64 an id falls in.
 pub(crate) type Block = u32;
 
 /// Splits an id into its block and its bit there.
-pub(crate) fn place(id: u64) -> (Block, u64) {
+pub(crate) fn place(id: NodeId) -> (Block, u64) {
+    let id = id.0.cast_unsigned();
     ((id >> 6) as Block, 1 << (id & 63))
 }
 
 /// The ids of one block, ascending.
-pub(crate) fn ids(block: Block, mut word: u64) -> impl Iterator<Item = u64> {
+pub(crate) fn ids(block: Block, mut word: u64) -> impl Iterator<Item = NodeId> {
     std::iter::from_fn(move || {
         if word == 0 {
             return None;
         }
         let bit = word.trailing_zeros();
         word &= word - 1;
-        Some(u64::from(block) << 6 | u64::from(bit))
+        Some(NodeId(i64::from(block) << 6 | i64::from(bit)))
     })
 }
 
-/// A set of ids. INVARIANT: blocks ascend, no word is zero.
+/// A set of machine ids. INVARIANT: blocks ascend, no word is zero.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct SparseBits {
     words: Vec<(Block, u64)>,
@@ -37,13 +40,13 @@ impl SparseBits {
         }
     }
 
-    pub(crate) fn contains(&self, id: u64) -> bool {
+    pub(crate) fn contains(&self, id: NodeId) -> bool {
         let (block, bit) = place(id);
         self.word(block) & bit != 0
     }
 
     /// Adds `id`; false if it was there.
-    pub(crate) fn insert(&mut self, id: u64) -> bool {
+    pub(crate) fn insert(&mut self, id: NodeId) -> bool {
         let (block, bit) = place(id);
         match self.find(block) {
             Ok(i) => {
@@ -60,7 +63,7 @@ impl SparseBits {
     }
 
     /// Takes `id` out; false if it was not there.
-    pub(crate) fn remove(&mut self, id: u64) -> bool {
+    pub(crate) fn remove(&mut self, id: NodeId) -> bool {
         let (block, bit) = place(id);
         let Ok(i) = self.find(block) else {
             return false;
@@ -78,12 +81,12 @@ impl SparseBits {
         self.words.iter().copied()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = u64> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.words().flat_map(|(block, word)| ids(block, word))
     }
 
     /// The ids that are in `self` and not in `other`, ascending.
-    pub(crate) fn without<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = u64> + 'a {
+    pub(crate) fn without<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = NodeId> + 'a {
         self.words().flat_map(move |(block, word)| ids(block, word & !other.word(block)))
     }
 
@@ -124,7 +127,7 @@ mod tests {
             let mut other = SparseBits::default();
             let mut other_set = BTreeSet::new();
             for _ in 0..u.int_in_range(0..=60)? {
-                let id = u64::from(u.int_in_range(0..=400_u16)?);
+                let id = NodeId(i64::from(u.int_in_range(0..=400_u16)?));
                 match u.int_in_range(0..=2_u8)? {
                     0 => assert_eq!(bits.insert(id), set.insert(id)),
                     1 => assert_eq!(bits.remove(id), set.remove(&id)),

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use sw_types::{NodeId, UserId};
-use sw_tailcfg::{FilterRule, PortRange, NetPortRange};
+use sw_tailcfg::{CapMap, FilterRule, SshPolicy};
 
 use crate::record::User;
 
@@ -108,14 +108,15 @@ pub trait Compiled: Debug + Send + Sync {
     /// The subset of `routes` (those `peer` serves at this moment) that viewers of a class may use.
     fn routes_seen(&self, viewer: Class, peer: NodeId, routes: &[IpNet]) -> Vec<IpNet>;
 
-    /// The packet filter of a machine (policy.md §8, §9). Empty refuses everything.
+    /// The packet filter of a machine (policy.md §8, §9). Empty refuses everything. An engine that
+    /// hands out the same `Arc` while nothing changed saves a comparison of the rules.
     fn filter(&self, node: NodeId) -> Arc<[FilterRule]>;
 
-    /// The SSH policy of a machine as JSON text, `{"rules":[…]}` (policy.md §12).
-    fn ssh(&self, node: NodeId) -> Arc<str>;
+    /// The SSH policy of a machine (policy.md §12).
+    fn ssh(&self, node: NodeId) -> Arc<SshPolicy>;
 
-    /// Attributes that the policy gives a machine: key to JSON values as text (policy.md §13).
-    fn attributes(&self, node: NodeId) -> Vec<(String, Vec<String>)>;
+    /// Attributes that the policy gives a machine (policy.md §13).
+    fn attributes(&self, node: NodeId) -> CapMap;
 }
 
 /// The policy of a network that has none: everybody reaches everybody (policy.md §3.2).
@@ -163,13 +164,13 @@ impl Rules for AllowAll {
 #[derive(Debug)]
 struct Open {
     filter: Arc<[FilterRule]>,
-    ssh: Arc<str>,
+    ssh: Arc<SshPolicy>,
 }
 
 impl Open {
     fn new() -> Self {
         let all = FilterRule::allow_all();
-        Self { filter: Arc::from([all]), ssh: Arc::from(r#"{"rules":[]}"#) }
+        Self { filter: Arc::from([all]), ssh: Arc::default() }
     }
 }
 
@@ -190,11 +191,63 @@ impl Compiled for Open {
         Arc::clone(&self.filter)
     }
 
-    fn ssh(&self, _node: NodeId) -> Arc<str> {
+    fn ssh(&self, _node: NodeId) -> Arc<SshPolicy> {
         Arc::clone(&self.ssh)
     }
 
-    fn attributes(&self, _node: NodeId) -> Vec<(String, Vec<String>)> {
+    fn attributes(&self, _node: NodeId) -> CapMap {
+        CapMap::new()
+    }
+}
+
+/// Stands for a stored policy that cannot be read: nobody reaches anybody (threat-model.md §3).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RefuseAll;
+
+impl Rules for RefuseAll {
+    fn compile(&self, _world: &World, _before: Option<&Arc<dyn Compiled>>) -> Arc<dyn Compiled> {
+        Arc::new(Self)
+    }
+
+    fn may_tag(&self, _world: &World, _user: UserId, _tag: &str) -> bool {
+        false
+    }
+
+    fn tag_owns(&self, _holder: &str, _tag: &str) -> bool {
+        false
+    }
+
+    fn declares_tag(&self, _tag: &str) -> bool {
+        false
+    }
+
+    fn approves_route(&self, _world: &World, _node: &NodeFacts, _route: IpNet) -> bool {
+        false
+    }
+}
+
+impl Compiled for RefuseAll {
+    fn class(&self, _node: NodeId) -> Class {
+        Class(0)
+    }
+
+    fn sees(&self, _a: Class, _b: Class) -> bool {
+        false
+    }
+
+    fn routes_seen(&self, _viewer: Class, _peer: NodeId, _routes: &[IpNet]) -> Vec<IpNet> {
         Vec::new()
+    }
+
+    fn filter(&self, _node: NodeId) -> Arc<[FilterRule]> {
+        Arc::from([])
+    }
+
+    fn ssh(&self, _node: NodeId) -> Arc<SshPolicy> {
+        Arc::default()
+    }
+
+    fn attributes(&self, _node: NodeId) -> CapMap {
+        CapMap::new()
     }
 }

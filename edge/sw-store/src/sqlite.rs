@@ -35,7 +35,8 @@ type Hash = [u8; 32];
 pub struct SqliteStore {
     file: PathBuf,
     db: Connection,
-    witness: Witness,
+    /// `None` for a copy that is only looked at.
+    witness: Option<Witness>,
     seen: Option<Seq>,
     head: Head,
 }
@@ -81,7 +82,26 @@ impl SqliteStore {
             db.execute_batch(&sql).map_err(wrap)?;
         }
         let (witness, seen) = Witness::open(file).map_err(|e| io("opening the .seen file of", e))?;
-        Ok(Self { file: file.to_owned(), db, witness, seen, head: Head::default() })
+        Ok(Self { file: file.to_owned(), db, witness: Some(witness), seen, head: Head::default() })
+    }
+
+    /// Checks a copy (a backup) completely without touching it, and returns where its log ends.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    pub fn verify(file: &Path) -> Result<Seq, StoreError> {
+        let wrap = |source| sqlite_error(file, source);
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let db = Connection::open_with_flags(file, flags).map_err(wrap)?;
+        let found: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(wrap)?;
+        if found > FORMAT {
+            return Err(StoreError::TooNew { file: file.to_owned(), found, known: FORMAT });
+        }
+        let mut copy = Self { file: file.to_owned(), db, witness: None, seen: None, head: Head::default() };
+        if found == 0 {
+            return Err(copy.corrupt("it is no database of a control server"));
+        }
+        copy.check().map(|loaded| loaded.seq)
     }
 
     /// Checks structure and every hash; the cost is one pass over the file.
@@ -205,7 +225,9 @@ impl Store for SqliteStore {
     fn load(&mut self) -> Result<Loaded, StoreError> {
         let loaded = self.check()?;
         // From here on the file is known good: note its end, should the note be missing.
-        self.witness.set(loaded.seq).map_err(|source| StoreError::Io { action: "writing the .seen file of", file: self.file.clone(), source })?;
+        let noted = self.witness.as_mut().map_or(Ok(()), |witness| witness.set(loaded.seq));
+        let action = "writing the .seen file of";
+        noted.map_err(|source| StoreError::Io { action, file: self.file.clone(), source })?;
         Ok(loaded)
     }
 
@@ -230,7 +252,7 @@ impl Store for SqliteStore {
         tx.commit().map_err(wrap)?;
         self.head = head;
         // The entries are durable whether or not this note can be written.
-        if let Err(error) = self.witness.set(head.seq) {
+        if let Some(Err(error)) = self.witness.as_mut().map(|witness| witness.set(head.seq)) {
             tracing::warn!(%error, "the .seen file cannot be written");
         }
         Ok(head.seq)
