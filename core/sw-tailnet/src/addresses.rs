@@ -53,9 +53,7 @@ impl Pool {
             Some(last) if u32::from(last).wrapping_sub(base) < size => u32::from(last) - base + 1,
             Some(_) | None => u32::from(self.start).wrapping_sub(base) % size,
         };
-        (0..size)
-            .map(|i| Ipv4Addr::from(base + (first + i) % size))
-            .find(|&a| self.contains(a) && !taken(a))
+        (0..size).map(|i| Ipv4Addr::from(base + (first + i) % size)).find(|&a| self.contains(a) && !taken(a))
     }
 }
 

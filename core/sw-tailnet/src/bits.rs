@@ -91,15 +91,22 @@ impl SparseBits {
     }
 
     pub(crate) fn union_with(&mut self, other: &Self) {
-        let mut merged = Vec::with_capacity(self.words.len().max(other.words.len()));
-        let (mut a, mut b) = (self.words().peekable(), other.words().peekable());
+        let old = std::mem::take(&mut self.words);
+        let mut merged = Vec::with_capacity(old.len().max(other.words.len()));
+        let (mut a, mut b) = (old.iter().copied().peekable(), other.words().peekable());
         loop {
             let word = match (a.peek().copied(), b.peek().copied()) {
                 (None, None) => break,
                 (Some(x), None) => (x.0, x.1),
                 (None, Some(y)) => (y.0, y.1),
                 (Some(x), Some(y)) if x.0 == y.0 => (x.0, x.1 | y.1),
-                (Some(x), Some(y)) => if x.0 < y.0 { x } else { y },
+                (Some(x), Some(y)) => {
+                    if x.0 < y.0 {
+                        x
+                    } else {
+                        y
+                    }
+                }
             };
             a.next_if(|x| x.0 == word.0);
             b.next_if(|y| y.0 == word.0);

@@ -75,7 +75,8 @@ impl Logins {
         login.until = now.mono + LIFETIME;
         let mut given_way = Vec::new();
         // A client that asks anew does not need its former request.
-        let former = self.by_id.values().find(|l| l.machine_key == login.machine_key && l.node_key == login.node_key);
+        let former =
+            self.by_id.values().find(|l| l.machine_key == login.machine_key && l.node_key == login.node_key);
         if let Some(id) = former.map(|l| l.id.clone()) {
             given_way.extend(self.remove(&id));
         }

@@ -83,7 +83,9 @@ impl Tailnet {
         stream.seen = stamp;
         stream.sent = Arc::clone(&audience.visible);
         stream.users = Arc::clone(&audience.users);
-        if let Some(own) = self.state.node(node).map(|n| n.wire_user()) && !stream.users.contains(&own) {
+        if let Some(own) = self.state.node(node).map(|n| n.wire_user())
+            && !stream.users.contains(&own)
+        {
             Arc::make_mut(&mut stream.users).insert(own);
         }
         (stream.filter, stream.ssh) = (Some(filter), Some(ssh));
@@ -93,7 +95,13 @@ impl Tailnet {
     }
 
     /// The whole map of a machine, apart from any stream.
-    pub(crate) fn whole(&mut self, node: NodeId, cap: CapVer, audience: &Audience, now: Now) -> Option<MapMessage> {
+    pub(crate) fn whole(
+        &mut self,
+        node: NodeId,
+        cap: CapVer,
+        audience: &Audience,
+        now: Now,
+    ) -> Option<MapMessage> {
         let class = self.streams.class_of(node);
         let legacy = wire::is_legacy(cap);
         let mut head = Object::new();
@@ -119,7 +127,11 @@ impl Tailnet {
                 continue;
             }
             let key = BlockKey { class, block, legacy, follows: !parts.is_empty() };
-            parts.push(if shared == word { self.block(key, word, now) } else { self.encode_block(key, shared, now) });
+            parts.push(if shared == word {
+                self.block(key, word, now)
+            } else {
+                self.encode_block(key, shared, now)
+            });
         }
         if parts.is_empty() {
             // WHY no empty list: Go reads it as "unchanged", the Rust client as "none" (control.md §8.3).
@@ -167,7 +179,8 @@ impl Tailnet {
             return Arc::clone(audience);
         }
         let visible = self.streams.visible_to(&*self.compiled, class);
-        let users: BTreeSet<UserId> = visible.iter().filter_map(|id| Some(self.state.node(id)?.wire_user())).collect();
+        let users: BTreeSet<UserId> =
+            visible.iter().filter_map(|id| Some(self.state.node(id)?.wire_user())).collect();
         let mut profiles = Vec::new();
         for user in &users {
             if !profiles.is_empty() {
@@ -262,7 +275,8 @@ impl Tailnet {
         }
         if stream.rediff {
             let visible = self.streams.audiences.get(&class).map(|a| Arc::clone(&a.visible));
-            let visible = visible.unwrap_or_else(|| Arc::new(self.streams.visible_to(&*self.compiled, class)));
+            let visible =
+                visible.unwrap_or_else(|| Arc::new(self.streams.visible_to(&*self.compiled, class)));
             found.removed.extend(stream.sent.without(&visible));
             whole.extend(visible.without(&stream.sent));
             for router in self.routers.iter().filter(|r| visible.contains(*r)) {
@@ -286,7 +300,8 @@ impl Tailnet {
     /// People that a stream does not know yet, or who changed since it heard of them.
     fn users_to_tell(&self, stream: &crate::streams::Stream, whole: &BTreeSet<NodeId>) -> Vec<UserId> {
         let mut users = BTreeSet::new();
-        let owners = whole.iter().chain([&stream.node]).filter_map(|id| self.state.node(*id)).map(|n| n.wire_user());
+        let owners =
+            whole.iter().chain([&stream.node]).filter_map(|id| self.state.node(*id)).map(|n| n.wire_user());
         users.extend(owners.filter(|user| !stream.users.contains(user)));
         if self.streams.users_stamp > stream.seen {
             let changed = self.streams.user_stamps.iter().filter(|(_, stamp)| **stamp > stream.seen);
@@ -304,13 +319,16 @@ impl Tailnet {
         let stamp = self.stamp;
         let is_router = |peer: &&NodeId| self.routers.contains(**peer) || rediff;
         let routers: Vec<NodeId> = differences.whole.iter().filter(is_router).copied().collect();
-        let routes: Vec<(NodeId, Vec<IpNet>)> = routers.into_iter().map(|r| (r, self.routes_seen(class, r))).collect();
+        let routes: Vec<(NodeId, Vec<IpNet>)> =
+            routers.into_iter().map(|r| (r, self.routes_seen(class, r))).collect();
         let Some(stream) = self.streams.by_id.get_mut(&id) else {
             return;
         };
         stream.seen = stamp;
         stream.rediff = false;
-        if differences.whole.iter().any(|peer| !stream.sent.contains(*peer)) || !differences.removed.is_empty() {
+        if differences.whole.iter().any(|peer| !stream.sent.contains(*peer))
+            || !differences.removed.is_empty()
+        {
             let sent = Arc::make_mut(&mut stream.sent);
             for peer in &differences.removed {
                 sent.remove(*peer);
@@ -369,7 +387,8 @@ impl Tailnet {
         now: Now,
     ) {
         if !differences.users.is_empty() {
-            let profiles: Vec<Vec<u8>> = differences.users.iter().map(|user| to_json(&self.profile(*user))).collect();
+            let profiles: Vec<Vec<u8>> =
+                differences.users.iter().map(|user| to_json(&self.profile(*user))).collect();
             list(object.key("UserProfiles"), profiles.iter().map(Vec::as_slice));
         }
         if !differences.removed.is_empty() {
@@ -385,7 +404,8 @@ impl Tailnet {
             list(object.key("PeersChanged"), peers.iter().map(Vec::as_slice).filter(|json| !json.is_empty()));
         }
         if !differences.patched.is_empty() {
-            let patches: Vec<_> = differences.patched.iter().filter_map(|peer| self.patch(*peer, seen)).collect();
+            let patches: Vec<_> =
+                differences.patched.iter().filter_map(|peer| self.patch(*peer, seen)).collect();
             object.field("PeersChangedPatch", &patches);
         }
     }

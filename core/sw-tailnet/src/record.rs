@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use serde::{Deserialize, Serialize};
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use sw_types::{MachineKey, NodeId, NodeKey, UnixTime, UserId};
 
 use crate::addresses::Pool;

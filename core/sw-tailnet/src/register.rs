@@ -43,7 +43,13 @@ pub(crate) struct Entrance {
 
 impl Tailnet {
     /// Takes a register request of the device `machine`. `ticket` is good for one later answer.
-    pub fn on_register(&mut self, machine: MachineKey, request: &RegisterRequest, ticket: Ticket, now: Now) -> Registered {
+    pub fn on_register(
+        &mut self,
+        machine: MachineKey,
+        request: &RegisterRequest,
+        ticket: Ticket,
+        now: Now,
+    ) -> Registered {
         if request.node_key.is_zero() {
             return refuse("the request names no node key");
         }
@@ -53,7 +59,9 @@ impl Tailnet {
         }
         let existing = existing.map(|node| node.id);
         // Log-out first, even with a key attached (control.md §8.2).
-        if let (Some(at), Some(id)) = (request.expiry, existing) && at <= now.wall {
+        if let (Some(at), Some(id)) = (request.expiry, existing)
+            && at <= now.wall
+        {
             return self.log_out(id, now);
         }
         let key = request.auth.as_ref().map(|auth| &auth.auth_key).filter(|key| !key.is_empty());
@@ -75,7 +83,9 @@ impl Tailnet {
             return Registered::Now(Box::new(expired));
         }
         if let Some(at) = request.expiry {
-            if node.expiry.is_some_and(|expiry| at > expiry) || node.expiry.is_none() && !node.tags().is_empty() {
+            if node.expiry.is_some_and(|expiry| at > expiry)
+                || node.expiry.is_none() && !node.tags().is_empty()
+            {
                 return refuse("extending key is not allowed");
             }
             let mut shorter = node.clone();
@@ -93,7 +103,8 @@ impl Tailnet {
             return refuse("node not found");
         };
         let actor = format!("machine {}", node.label);
-        let audit = Audit { what: "machine.logout".to_owned(), target: node.label.clone(), old: None, new: None };
+        let audit =
+            Audit { what: "machine.logout".to_owned(), target: node.label.clone(), old: None, new: None };
         let after = if node.ephemeral {
             None
         } else {
@@ -114,7 +125,9 @@ impl Tailnet {
     ) -> Registered {
         let key = self.find_auth_key(text).cloned();
         // A container that starts again with its used-up key is already in (control.md §3.4).
-        if let Some(node) = existing.and_then(|id| self.state.node(id)).filter(|node| !node.is_expired(now.wall)) {
+        if let Some(node) =
+            existing.and_then(|id| self.state.node(id)).filter(|node| !node.is_expired(now.wall))
+        {
             let same_owner = key.as_ref().is_none_or(|key| key_owner(key).as_ref() == Some(&node.owner));
             if same_owner {
                 return self.success(node.id);
@@ -217,13 +230,23 @@ impl Tailnet {
     }
 
     fn auth_url(&self, id: &str) -> RegisterResponse {
-        RegisterResponse { auth_url: format!("{}/register/{id}", self.config.url), ..RegisterResponse::default() }
+        RegisterResponse {
+            auth_url: format!("{}/register/{id}", self.config.url),
+            ..RegisterResponse::default()
+        }
     }
 
     /// A client waits for the page that it was sent to (control.md §3.5).
-    fn follow_up(&mut self, machine: MachineKey, request: &RegisterRequest, ticket: Ticket, now: Now) -> Registered {
+    fn follow_up(
+        &mut self,
+        machine: MachineKey,
+        request: &RegisterRequest,
+        ticket: Ticket,
+        now: Now,
+    ) -> Registered {
         let id = request.followup.rsplit('/').next().unwrap_or_default().to_owned();
-        let login = self.logins.get(&id).filter(|l| l.machine_key == machine && l.node_key == request.node_key);
+        let login =
+            self.logins.get(&id).filter(|l| l.machine_key == machine && l.node_key == request.node_key);
         match login.map(|login| login.status.clone()) {
             Some(LoginStatus::Waiting) => {
                 if let Some(former) = self.logins.wait(&id, ticket) {
@@ -234,7 +257,11 @@ impl Tailnet {
             Some(LoginStatus::Approved(node)) => self.success(node),
             Some(LoginStatus::Refused) => refuse("an admin refused this machine"),
             // Too old, or from before a restart: a new page, unless the machine is in by now.
-            None => match self.state.node_by_key(&request.node_key).map(|node| (node.id, node.is_expired(now.wall))) {
+            None => match self
+                .state
+                .node_by_key(&request.node_key)
+                .map(|node| (node.id, node.is_expired(now.wall)))
+            {
                 Some((node, false)) => self.success(node),
                 Some((_, true)) | None => self.ask_person(machine, request, now),
             },
@@ -259,13 +286,20 @@ impl Tailnet {
     }
 
     /// Lets a machine in: a known one keeps its identity and takes the new key, a new one is made.
-    pub(crate) fn enter(&mut self, entrance: Entrance, actor: &str, mut with: Vec<Change>, now: Now) -> Result<NodeId, &'static str> {
+    pub(crate) fn enter(
+        &mut self,
+        entrance: Entrance,
+        actor: &str,
+        mut with: Vec<Change>,
+        now: Now,
+    ) -> Result<NodeId, &'static str> {
         let tagged = matches!(entrance.owner, Owner::Tags(_));
         let expiry = self.default_expiry(tagged, entrance.expiry, now);
         let host_name = entrance.host.hostname.clone();
         let known = self.former(&entrance).cloned();
         let (node, audit) = if let Some(known) = known {
-            let audit = Audit { what: "machine.login".to_owned(), target: known.label.clone(), old: None, new: None };
+            let audit =
+                Audit { what: "machine.login".to_owned(), target: known.label.clone(), old: None, new: None };
             let node = Node {
                 node_key: entrance.node_key,
                 owner: entrance.owner,
@@ -286,7 +320,12 @@ impl Tailnet {
             ids.last_v4 = ipv4.into();
             with.push(Change::NextIds(ids));
             let label = free_label(&host_name, |label| self.state.node_by_label(label).is_some());
-            let audit = Audit { what: "machine.joined".to_owned(), target: label.clone(), old: None, new: Some(ipv4.to_string()) };
+            let audit = Audit {
+                what: "machine.joined".to_owned(),
+                target: label.clone(),
+                old: None,
+                new: Some(ipv4.to_string()),
+            };
             let node = Node {
                 id,
                 machine_key: entrance.machine,
@@ -309,7 +348,9 @@ impl Tailnet {
         let id = node.id;
         with.push(Change::Node(id, Some(Box::new(node))));
         self.record(actor, vec![audit], with, now);
-        if let Some(live) = self.live.get_mut(&id) && live.facts.host.os.is_empty() {
+        if let Some(live) = self.live.get_mut(&id)
+            && live.facts.host.os.is_empty()
+        {
             live.facts.host = entrance.host;
             live.unsaved = true;
             self.see_again(id);
@@ -327,7 +368,8 @@ impl Tailnet {
             (Owner::Tags(_), Owner::Tags(_)) => true,
             (Owner::User(_), Owner::Tags(_)) | (Owner::Tags(_), Owner::User(_)) => false,
         };
-        let by_key = |key: NodeKey| self.state.node_by_key(&key).filter(|node| node.machine_key == entrance.machine);
+        let by_key =
+            |key: NodeKey| self.state.node_by_key(&key).filter(|node| node.machine_key == entrance.machine);
         // WHY the owner does not matter here: a node that turns from user to tag is the same node.
         by_key(entrance.node_key)
             .or_else(|| by_key(entrance.old_node_key).filter(same_kind))
@@ -406,5 +448,10 @@ fn refuse(why: &str) -> Registered {
 
 pub(crate) fn expiry_audit(node: &Node, new: Option<UnixTime>) -> Audit {
     let text = |at: Option<UnixTime>| Some(at.map_or_else(|| "never".to_owned(), |at| at.to_string()));
-    Audit { what: "machine.expiry".to_owned(), target: node.label.clone(), old: text(node.expiry), new: text(new) }
+    Audit {
+        what: "machine.expiry".to_owned(),
+        target: node.label.clone(),
+        old: text(node.expiry),
+        new: text(new),
+    }
 }

@@ -107,9 +107,13 @@ impl Tailnet {
             facts.disco = request.disco_key;
             aspects.push(Aspect::Disco);
         }
-        let endpoints: Vec<SocketAddr> = request.usable_endpoints().into_iter().map(|(addr, _)| addr).take(ENDPOINTS_MAX).collect();
+        let endpoints: Vec<SocketAddr> =
+            request.usable_endpoints().into_iter().map(|(addr, _)| addr).take(ENDPOINTS_MAX).collect();
         let told = take && !(stream && endpoints.is_empty());
-        if told && endpoints != facts.endpoints && !(request.endpoints.is_empty() && request.hostinfo.is_none()) {
+        if told
+            && endpoints != facts.endpoints
+            && !(request.endpoints.is_empty() && request.hostinfo.is_none())
+        {
             facts.endpoints = endpoints;
             aspects.push(Aspect::Endpoints);
         }
@@ -163,7 +167,12 @@ impl Tailnet {
             let label = crate::names::free_label(host, taken);
             if label != node.label {
                 let old = std::mem::replace(&mut node.label, label.clone());
-                audit.push(Audit { what: "machine.name".to_owned(), target: old.clone(), old: Some(old), new: Some(label) });
+                audit.push(Audit {
+                    what: "machine.name".to_owned(),
+                    target: old.clone(),
+                    old: Some(old),
+                    new: Some(label),
+                });
             }
         }
         let actor = format!("machine {}", node.label);

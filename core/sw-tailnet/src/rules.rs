@@ -14,8 +14,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use sw_types::{NodeId, UserId};
 use sw_tailcfg::{CapMap, FilterRule, SshPolicy};
+use sw_types::{NodeId, UserId};
 
 use crate::record::User;
 

@@ -87,14 +87,19 @@ impl State {
     ///
     /// # Errors
     /// [`Inconsistent`] names the first records that contradict each other.
-    pub fn from_records(settings: Settings, records: impl IntoIterator<Item = Change>) -> Result<Self, Inconsistent> {
+    pub fn from_records(
+        settings: Settings,
+        records: impl IntoIterator<Item = Change>,
+    ) -> Result<Self, Inconsistent> {
         let mut state = Self::new(settings);
         for change in records {
             state.check(&change)?;
             state.apply(change);
         }
         for node in state.nodes.values() {
-            if let Some(user) = node.user() && !state.users.contains_key(&user) {
+            if let Some(user) = node.user()
+                && !state.users.contains_key(&user)
+            {
                 return Err(Inconsistent::Owner(node.id, user));
             }
         }
@@ -186,7 +191,8 @@ impl State {
 
     /// Every current record as the change that puts it, in an order that [`Self::from_records`] takes.
     pub fn records(&self) -> Vec<Change> {
-        let mut records = vec![Change::Settings(Some(Box::new(self.settings.clone()))), Change::NextIds(self.ids)];
+        let mut records =
+            vec![Change::Settings(Some(Box::new(self.settings.clone()))), Change::NextIds(self.ids)];
         records.extend(self.policy.iter().map(|p| Change::Policy(Some(Box::new(p.clone())))));
         records.extend(self.users.values().map(|u| Change::User(u.id, Some(Box::new(u.clone())))));
         records.extend(self.nodes.values().map(|n| Change::Node(n.id, Some(Box::new(n.clone())))));

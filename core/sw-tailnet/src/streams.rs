@@ -187,7 +187,9 @@ impl Streams {
     }
 
     fn wake_later(&mut self, id: StreamId) {
-        if let Some(stream) = self.by_id.get_mut(&id) && !stream.dirty {
+        if let Some(stream) = self.by_id.get_mut(&id)
+            && !stream.dirty
+        {
             stream.dirty = true;
             self.held.push(id);
             self.hold = true;
@@ -209,7 +211,8 @@ impl Streams {
 
     fn viewers(&self, rules: &dyn Compiled, class: Class) -> Vec<StreamId> {
         let sees = |viewer: Class| viewer != OUTSIDE && class != OUTSIDE && rules.sees(viewer, class);
-        let listening = self.listeners.iter().filter(|(viewer, streams)| !streams.is_empty() && sees(**viewer));
+        let listening =
+            self.listeners.iter().filter(|(viewer, streams)| !streams.is_empty() && sees(**viewer));
         listening.flat_map(|(_, streams)| streams.iter().copied()).collect()
     }
 
@@ -278,7 +281,9 @@ impl Streams {
         if from == Some(to) {
             return;
         }
-        if let Some(from) = from && let Some(members) = self.members.get_mut(&from) {
+        if let Some(from) = from
+            && let Some(members) = self.members.get_mut(&from)
+        {
             members.remove(node);
         }
         self.members.entry(to).or_default().insert(node);
@@ -296,7 +301,9 @@ impl Streams {
     }
 
     pub(crate) fn remove_member(&mut self, node: NodeId) {
-        if let Some(class) = self.class_of.get(&node) && let Some(members) = self.members.get_mut(class) {
+        if let Some(class) = self.class_of.get(&node)
+            && let Some(members) = self.members.get_mut(class)
+        {
             members.remove(node);
         }
         self.audiences.clear();

@@ -16,8 +16,8 @@ use sw_types::{Instant, NodeId, Now, Rng, UnixTime, UserId};
 use crate::bits::SparseBits;
 use crate::encode::MapMessage;
 use crate::live::{Aspect, Facts, Live, OUTSIDE, Presence, Stamp};
-use crate::maps::SharedMessages;
 use crate::logins::Logins;
+use crate::maps::SharedMessages;
 use crate::record::{Audit, Change, Entry, Node, Settings, User};
 use crate::routes::Election;
 use crate::rules::{AllowAll, Compiled, Engine, NodeFacts, Rules, World};
@@ -301,7 +301,8 @@ impl Tailnet {
         let cut = |user: Option<&User>| user.is_some_and(|u| u.suspended);
         let roles = |user: Option<&User>| user.map(|u| u.role);
         if cut(old) != cut(new) || roles(old) != roles(new) {
-            let own: Vec<NodeId> = self.state.nodes().filter(|n| n.user() == Some(id)).map(|n| n.id).collect();
+            let own: Vec<NodeId> =
+                self.state.nodes().filter(|n| n.user() == Some(id)).map(|n| n.id).collect();
             for node in own {
                 self.touch(node, &[Aspect::Full, Aspect::Own]);
             }
@@ -381,7 +382,8 @@ impl Tailnet {
             return;
         };
         let announced = &live.facts.host.routable_ips;
-        let mut routes: Vec<IpNet> = announced.iter().filter(|r| node.approved_routes.contains(r)).copied().collect();
+        let mut routes: Vec<IpNet> =
+            announced.iter().filter(|r| node.approved_routes.contains(r)).copied().collect();
         routes.sort();
         routes.dedup();
         if routes == live.routes {
@@ -406,7 +408,8 @@ impl Tailnet {
         let live = &self.live;
         let state = &self.state;
         let fit = |id: NodeId| {
-            live.get(&id).is_some_and(|l| l.presence.is_online()) && state.node(id).is_some_and(|n| n.approved)
+            live.get(&id).is_some_and(|l| l.presence.is_online())
+                && state.node(id).is_some_and(|n| n.approved)
         };
         if let Some((old, new)) = self.election.elect(route, fit) {
             for id in [old, new].into_iter().flatten() {
@@ -453,7 +456,8 @@ impl Tailnet {
             }
             let all = std::mem::take(&mut self.all_unseen);
             let unseen = std::mem::take(&mut self.unseen);
-            let unseen: Vec<NodeId> = if all { self.live.keys().copied().collect() } else { unseen.into_iter().collect() };
+            let unseen: Vec<NodeId> =
+                if all { self.live.keys().copied().collect() } else { unseen.into_iter().collect() };
             for id in &unseen {
                 self.refresh_world(*id);
             }
@@ -543,7 +547,12 @@ impl Tailnet {
         node.approved_routes.sort();
         node.approved_routes.dedup();
         let new = crate::admin::join_display(&node.approved_routes);
-        let audit = Audit { what: "machine.routes".to_owned(), target: node.label.clone(), old: None, new: Some(new) };
+        let audit = Audit {
+            what: "machine.routes".to_owned(),
+            target: node.label.clone(),
+            old: None,
+            new: Some(new),
+        };
         self.record("policy", vec![audit], vec![Change::Node(id, Some(Box::new(node)))], now);
     }
 
@@ -594,7 +603,10 @@ impl Tailnet {
             self.streams.flush_at().map(|at| (at, Wake::Flush)),
             self.departures.first().map(|(at, _)| (*at, Wake::Departure)),
             self.ephemerals.first().map(|(at, _)| (*at, Wake::Ephemeral)),
-            self.expiries.range((now.wall, NodeId(i64::MAX))..).next().map(|(at, _)| (wall(*at), Wake::Expiry)),
+            self.expiries
+                .range((now.wall, NodeId(i64::MAX))..)
+                .next()
+                .map(|(at, _)| (wall(*at), Wake::Expiry)),
             self.logins.next_deadline().map(|at| (at, Wake::Logins)),
         ]
         .into_iter()
@@ -623,13 +635,15 @@ impl Tailnet {
         let Some(node) = self.state.node(id).filter(|n| n.ephemeral && away) else {
             return;
         };
-        let audit = Audit { what: "machine.removed".to_owned(), target: node.label.clone(), old: None, new: None };
+        let audit =
+            Audit { what: "machine.removed".to_owned(), target: node.label.clone(), old: None, new: None };
         self.record("server", vec![audit], vec![Change::Node(id, None)], now);
     }
 
     /// Tells about keys that expired since the last call.
     fn pass_expiries(&mut self, now: Now) {
-        let passed: Vec<(UnixTime, NodeId)> = self.expiries.range(..=(now.wall, NodeId(i64::MAX))).copied().collect();
+        let passed: Vec<(UnixTime, NodeId)> =
+            self.expiries.range(..=(now.wall, NodeId(i64::MAX))).copied().collect();
         for (at, id) in passed {
             // WHY removed: the set holds only what is still to come; a new expiry puts it back.
             self.expiries.remove(&(at, id));

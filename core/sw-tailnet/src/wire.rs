@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde_json::Value;
-use sw_tailcfg::{CapMap, DisplayMessage, DnsConfig, DnsRecord, Hostinfo, PeerChange, Resolver, Severity, UserProfile};
+use sw_tailcfg::{
+    CapMap, DisplayMessage, DnsConfig, DnsRecord, Hostinfo, PeerChange, Resolver, Severity, UserProfile,
+};
 use sw_types::{CapVer, NodeId, Now, StableNodeId, UnixTime, UserId};
 
 use crate::encode::{Object, to_json};
@@ -49,7 +51,14 @@ impl Tailnet {
     }
 
     /// Appends a peer as JSON; nothing if it does not exist.
-    pub(crate) fn append_peer(&mut self, json: &mut Vec<u8>, viewer: Class, id: NodeId, legacy: bool, now: Now) {
+    pub(crate) fn append_peer(
+        &mut self,
+        json: &mut Vec<u8>,
+        viewer: Class,
+        id: NodeId,
+        legacy: bool,
+        now: Now,
+    ) {
         let routes = self.routes_seen(viewer, id);
         let slot = usize::from(legacy);
         let plain = routes.is_empty();
@@ -71,7 +80,14 @@ impl Tailnet {
         }
     }
 
-    fn common_node(&self, node: &Node, live: &Live, routes: &[IpNet], legacy: bool, now: Now) -> sw_tailcfg::Node {
+    fn common_node(
+        &self,
+        node: &Node,
+        live: &Live,
+        routes: &[IpNet],
+        legacy: bool,
+        now: Now,
+    ) -> sw_tailcfg::Node {
         let facts = &live.facts;
         let no_v4 = live.has_attribute("disable-ipv4");
         let own = node.addresses().into_iter().filter(|ip| !(no_v4 && ip.is_ipv4())).map(IpNet::from);
@@ -89,12 +105,21 @@ impl Tailnet {
             addresses,
             allowed_ips: Some(allowed),
             endpoints: facts.endpoints.clone(),
-            derp: if legacy && !facts.home.is_zero() { sw_tailcfg::Node::old_derp(facts.home) } else { String::new() },
+            derp: if legacy && !facts.home.is_zero() {
+                sw_tailcfg::Node::old_derp(facts.home)
+            } else {
+                String::new()
+            },
             home_derp: facts.home,
             created: Some(node.created),
             cap: facts.cap,
             tags: node.tags().to_vec(),
-            primary_routes: live.serving.iter().filter(|r| !is_exit(r) && routes.contains(r)).copied().collect(),
+            primary_routes: live
+                .serving
+                .iter()
+                .filter(|r| !is_exit(r) && routes.contains(r))
+                .copied()
+                .collect(),
             last_seen: if online { None } else { facts.last_seen },
             online: Some(online),
             expired: node.is_expired(now.wall),
@@ -105,13 +130,17 @@ impl Tailnet {
     fn own_attributes(&self, node: &Node, live: &Live) -> CapMap {
         let settings = self.state.settings();
         let mut map: CapMap = live.attributes.clone();
-        let mut add = |key: &str, values: Vec<Value>| drop(map.entry(key.to_owned()).or_insert(values));
+        let mut add = |key: &str, values: Vec<Value>| {
+            map.entry(key.to_owned()).or_insert(values);
+        };
         for key in BASE_ATTRIBUTES.into_iter().chain(settings.attributes.iter().map(String::as_str)) {
             add(key, Vec::new());
         }
         add("default-auto-update", vec![Value::Bool(false)]);
         add("tailnet-display-name", vec![Value::String(settings.name.clone())]);
-        for (key, on) in [(CAP_FILES, settings.file_sharing), (CAP_SSH, settings.ssh), ("https", settings.https)] {
+        for (key, on) in
+            [(CAP_FILES, settings.file_sharing), (CAP_SSH, settings.ssh), ("https", settings.https)]
+        {
             if on {
                 add(key, Vec::new());
             }
@@ -178,7 +207,9 @@ impl Tailnet {
             resolvers,
             fallback_resolvers,
             proxied: dns.magic_dns,
-            domains: std::iter::once(settings.base_domain.clone()).chain(dns.search.iter().cloned()).collect(),
+            domains: std::iter::once(settings.base_domain.clone())
+                .chain(dns.search.iter().cloned())
+                .collect(),
             ..DnsConfig::default()
         };
         for (domain, servers) in &dns.split {
@@ -208,12 +239,15 @@ impl Tailnet {
         let (Some(node), Some(live)) = (self.state.node(id), self.live.get(&id)) else {
             return messages;
         };
-        if let Some(expiry) = node.expiry.filter(|e| *e > now.wall && e.saturating_since(now.wall) <= EXPIRY_WARNING) {
+        if let Some(expiry) =
+            node.expiry.filter(|e| *e > now.wall && e.saturating_since(now.wall) <= EXPIRY_WARNING)
+        {
             let text = format!("It expires {expiry}. Log in again before then; nothing is interrupted.");
             messages.push(("key-expires-soon", message("This machine's key expires soon.", text)));
         }
         let waiting = |route: &&IpNet| !node.approved_routes.contains(route);
-        let routes: Vec<String> = live.facts.host.routable_ips.iter().filter(waiting).map(IpNet::to_string).collect();
+        let routes: Vec<String> =
+            live.facts.host.routable_ips.iter().filter(waiting).map(IpNet::to_string).collect();
         if !routes.is_empty() {
             let text = format!("An admin has not approved: {}.", routes.join(", "));
             messages.push(("routes-not-approved", message("Routes of this machine are not in use.", text)));
@@ -240,7 +274,11 @@ fn message(title: &str, text: String) -> DisplayMessage {
 }
 
 fn resolver(server: &Nameserver) -> Resolver {
-    Resolver { addr: server.address.clone(), use_with_exit_node: server.use_with_exit_node, ..Resolver::default() }
+    Resolver {
+        addr: server.address.clone(),
+        use_with_exit_node: server.use_with_exit_node,
+        ..Resolver::default()
+    }
 }
 
 /// What peers are told of a machine's description: little, for privacy and size (control.md §4.3).
@@ -261,8 +299,8 @@ pub(crate) fn peer_host(host: &Hostinfo) -> Hostinfo {
 }
 
 fn peer_attributes(live: &Live) -> CapMap {
-    let shown = |key: &&str| live.attributes.contains_key(**key);
-    let exit_only = |key: &&str| **key != "suggest-exit-node" || live.serving.iter().any(is_exit);
+    let shown = |key: &str| live.attributes.contains_key(key);
+    let exit_only = |key: &str| key != "suggest-exit-node" || live.serving.iter().any(is_exit);
     let keys = PEER_ATTRIBUTES.iter().filter(|key| shown(key) && exit_only(key));
     keys.map(|key| ((*key).to_owned(), Vec::new())).collect()
 }

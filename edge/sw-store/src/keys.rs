@@ -83,7 +83,11 @@ impl KeyFile {
     ///
     /// # Errors
     /// Those of [`Self::set`].
-    pub fn get_or_make(&mut self, name: &str, make: impl FnOnce() -> Secret<String>) -> Result<Secret<String>, KeyFileError> {
+    pub fn get_or_make(
+        &mut self,
+        name: &str,
+        make: impl FnOnce() -> Secret<String>,
+    ) -> Result<Secret<String>, KeyFileError> {
         if let Some(key) = self.keys.get(name) {
             return Ok(key.clone());
         }
@@ -114,15 +118,19 @@ impl KeyFile {
     /// [`KeyFileError::Io`].
     pub fn save_to(&self, file: &Path) -> Result<(), KeyFileError> {
         let io = |action, source| KeyFileError::Io { action, file: file.to_owned(), source };
-        let exposed: BTreeMap<&str, &str> = self.keys.iter().map(|(k, v)| (k.as_str(), v.expose().as_str())).collect();
+        let exposed: BTreeMap<&str, &str> =
+            self.keys.iter().map(|(k, v)| (k.as_str(), v.expose().as_str())).collect();
         let text = Secret::new(serde_json::to_string_pretty(&exposed).expect("strings are JSON"));
         let mut name = file.as_os_str().to_owned();
         name.push(".new");
         let staged = PathBuf::from(name);
         drop(std::fs::remove_file(&staged));
         let mut options = std::fs::OpenOptions::new();
-        let mut out = options.write(true).create_new(true).mode(0o600).open(&staged).map_err(|e| io("creating", e))?;
-        out.write_all(text.expose().as_bytes()).and_then(|()| out.sync_all()).map_err(|e| io("writing", e))?;
+        let mut out =
+            options.write(true).create_new(true).mode(0o600).open(&staged).map_err(|e| io("creating", e))?;
+        out.write_all(text.expose().as_bytes())
+            .and_then(|()| out.sync_all())
+            .map_err(|e| io("writing", e))?;
         std::fs::rename(&staged, file).map_err(|e| io("renaming to", e))?;
         let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| io("syncing the directory of", e))

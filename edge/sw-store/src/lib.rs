@@ -35,7 +35,7 @@ mod witness;
 
 pub use keys::{KeyFile, KeyFileError};
 pub use memory::MemoryStore;
-pub use restore::{restore, RestoreError};
+pub use restore::{RestoreError, restore};
 pub use sqlite::SqliteStore;
 
 /// Place in the log: the number of entries before and including this one.

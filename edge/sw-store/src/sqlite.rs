@@ -6,7 +6,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{
+    Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params,
+};
 use sha2::{Digest, Sha256};
 use sw_tailnet::{Change, Entry};
 use sw_types::NodeId;
@@ -64,7 +66,10 @@ impl SqliteStore {
             let what = "it is missing, but its .seen file is there; restore a backup".to_owned();
             return Err(StoreError::Corrupt { file: file.to_owned(), what });
         }
-        if existed && std::fs::metadata(file).map_err(|e| io("reading", e))?.len() == 0 && Witness::path(file).exists() {
+        if existed
+            && std::fs::metadata(file).map_err(|e| io("reading", e))?.len() == 0
+            && Witness::path(file).exists()
+        {
             return Err(StoreError::Corrupt { file: file.to_owned(), what: "it is empty".to_owned() });
         }
         create_private(file).map_err(|e| io("creating", e))?;
@@ -115,7 +120,9 @@ impl SqliteStore {
         if !untouched && stored.as_deref() != Some(&digest[..]) {
             return Err(self.corrupt("table record: the records together do not match their digest"));
         }
-        if let Some(seen) = self.seen && seen > seq {
+        if let Some(seen) = self.seen
+            && seen > seq
+        {
             let what = format!("it ends at change {}, but change {} was acknowledged", seq.0, seen.0);
             return Err(self.corrupt(&what));
         }
@@ -161,15 +168,17 @@ impl SqliteStore {
             Some(Some(base)) => base,
             Some(None) => return Err(self.corrupt("table meta: log_base has a wrong length")),
         };
-        let mut statement = self.db.prepare("SELECT seq, body, hash FROM log ORDER BY seq").map_err(|e| self.wrap(e))?;
+        let mut statement =
+            self.db.prepare("SELECT seq, body, hash FROM log ORDER BY seq").map_err(|e| self.wrap(e))?;
         let mut rows = statement.query([]).map_err(|e| self.wrap(e))?;
         while let Some(row) = rows.next().map_err(|e| self.wrap(e))? {
-            let found: u64 = row.get(0).map_err(|e| self.wrap(e))?;
+            let found: i64 = row.get(0).map_err(|e| self.wrap(e))?;
             let body: String = row.get(1).map_err(|e| self.wrap(e))?;
             seq.0 += 1;
             chain = log_hash(&chain, seq, &body);
-            if found != seq.0 || row.get::<_, Vec<u8>>(2).map_err(|e| self.wrap(e))? != chain {
-                return Err(self.corrupt(&format!("table log, entry {found}: it does not follow from the one before")));
+            if found != seq.0.cast_signed() || row.get::<_, Vec<u8>>(2).map_err(|e| self.wrap(e))? != chain {
+                return Err(self
+                    .corrupt(&format!("table log, entry {found}: it does not follow from the one before")));
             }
         }
         match self.meta("head")? {
@@ -181,12 +190,16 @@ impl SqliteStore {
 
     /// A damaged volatile row is left out: these facts may be lost.
     fn read_volatile(&self) -> Result<Vec<(NodeId, String)>, StoreError> {
-        let mut statement = self.db.prepare("SELECT node, body, hash FROM volatile").map_err(|e| self.wrap(e))?;
+        let mut statement =
+            self.db.prepare("SELECT node, body, hash FROM volatile").map_err(|e| self.wrap(e))?;
         let mut rows = statement.query([]).map_err(|e| self.wrap(e))?;
         let mut facts = Vec::new();
         while let Some(row) = rows.next().map_err(|e| self.wrap(e))? {
-            let (node, body): (i64, String) = (row.get(0).map_err(|e| self.wrap(e))?, row.get(1).map_err(|e| self.wrap(e))?);
-            if row.get::<_, Vec<u8>>(2).map_err(|e| self.wrap(e))? == record_hash("volatile", &node.to_string(), &body) {
+            let (node, body): (i64, String) =
+                (row.get(0).map_err(|e| self.wrap(e))?, row.get(1).map_err(|e| self.wrap(e))?);
+            if row.get::<_, Vec<u8>>(2).map_err(|e| self.wrap(e))?
+                == record_hash("volatile", &node.to_string(), &body)
+            {
                 facts.push((NodeId(node), body));
             }
         }
@@ -200,9 +213,13 @@ impl SqliteStore {
         let mut rows = statement.query(params![bound, limit]).map_err(|e| self.wrap(e))?;
         let mut entries = Vec::new();
         while let Some(row) = rows.next().map_err(|e| self.wrap(e))? {
-            let (seq, body): (u64, String) = (row.get(0).map_err(|e| self.wrap(e))?, row.get(1).map_err(|e| self.wrap(e))?);
+            let (seq, body): (i64, String) =
+                (row.get(0).map_err(|e| self.wrap(e))?, row.get(1).map_err(|e| self.wrap(e))?);
             let entry = serde_json::from_str(&body);
-            entries.push((Seq(seq), entry.map_err(|e| self.corrupt(&format!("table log, entry {seq}: {e}")))?));
+            entries.push((
+                Seq(seq.cast_unsigned()),
+                entry.map_err(|e| self.corrupt(&format!("table log, entry {seq}: {e}")))?,
+            ));
         }
         Ok(entries)
     }
@@ -238,8 +255,10 @@ impl Store for SqliteStore {
         let file = self.file.clone();
         let wrap = |source| sqlite_error(&file, source);
         let tx = self.db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(wrap)?;
-        let found = tx.query_row("SELECT value FROM meta WHERE key = 'head'", [], |row| row.get::<_, Vec<u8>>(0));
-        let found = found.optional().map_err(wrap)?.as_deref().and_then(split_base).map_or(Seq(0), |(seq, _)| seq);
+        let found =
+            tx.query_row("SELECT value FROM meta WHERE key = 'head'", [], |row| row.get::<_, Vec<u8>>(0));
+        let found =
+            found.optional().map_err(wrap)?.as_deref().and_then(split_base).map_or(Seq(0), |(seq, _)| seq);
         if found != expected || self.head.seq != expected {
             return Err(StoreError::Moved { expected, found });
         }
@@ -275,8 +294,12 @@ impl Store for SqliteStore {
             match body {
                 Some(body) => tx
                     .prepare_cached("INSERT OR REPLACE INTO volatile (node, body, hash) VALUES (?1, ?2, ?3)")
-                    .and_then(|mut s| s.execute(params![node.0, body, record_hash("volatile", &node.to_string(), body)])),
-                None => tx.prepare_cached("DELETE FROM volatile WHERE node = ?1").and_then(|mut s| s.execute([node.0])),
+                    .and_then(|mut s| {
+                        s.execute(params![node.0, body, record_hash("volatile", &node.to_string(), body)])
+                    }),
+                None => tx
+                    .prepare_cached("DELETE FROM volatile WHERE node = ?1")
+                    .and_then(|mut s| s.execute([node.0])),
             }
             .map_err(wrap)?;
         }
@@ -288,7 +311,8 @@ impl Store for SqliteStore {
         let wrap = |source| sqlite_error(&file, source);
         let tx = self.db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(wrap)?;
         let bound = i64::try_from(seq.0).unwrap_or(i64::MAX);
-        let hash = tx.query_row("SELECT hash FROM log WHERE seq = ?1", [bound], |row| row.get::<_, Vec<u8>>(0));
+        let hash =
+            tx.query_row("SELECT hash FROM log WHERE seq = ?1", [bound], |row| row.get::<_, Vec<u8>>(0));
         let Some(hash) = hash.optional().map_err(wrap)? else {
             return Ok(());
         };
@@ -414,7 +438,9 @@ fn to_json<T: serde::Serialize>(value: &T) -> String {
 }
 
 fn put_meta(tx: &Transaction<'_>, key: &str, value: &[u8]) -> Result<(), rusqlite::Error> {
-    tx.prepare_cached("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)")?.execute(params![key, value]).map(drop)
+    tx.prepare_cached("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)")?
+        .execute(params![key, value])
+        .map(drop)
 }
 
 fn record_hash(kind: &str, id: &str, body: &str) -> Hash {
@@ -454,7 +480,9 @@ fn sqlite_error(file: &Path, source: rusqlite::Error) -> StoreError {
     match source.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Busy { file },
         Some(ErrorCode::DiskFull) => StoreError::Full { file },
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::Corrupt { file, what: source.to_string() },
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            StoreError::Corrupt { file, what: source.to_string() }
+        }
         Some(_) | None => StoreError::Sqlite { file, source },
     }
 }

@@ -26,9 +26,15 @@ impl Witness {
     /// Opens or makes the file and returns what it says; `None` when it is new or unreadable text.
     pub(crate) fn open(database: &Path) -> io::Result<(Self, Option<Seq>)> {
         let mut options = OpenOptions::new();
-        let mut file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(Self::path(database))?;
+        let file = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(Self::path(database))?;
         let mut text = String::new();
-        file.by_ref().take(64).read_to_string(&mut text)?;
+        (&file).take(64).read_to_string(&mut text)?;
         let seq = text.trim().parse().ok().map(Seq);
         Ok((Self { file }, seq))
     }
