@@ -127,11 +127,6 @@ impl Sessions {
         self.iter().next().is_none()
     }
 
-    /// The newest moment any of them was made.
-    pub(crate) fn newest(&self) -> Option<Instant> {
-        self.iter().map(|session| session.created).max()
-    }
-
     pub(crate) fn insert(&mut self, session: Arc<Session>) {
         match session.role {
             Role::Initiator => {

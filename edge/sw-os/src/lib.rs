@@ -19,6 +19,7 @@ mod netlink;
 pub mod reconciler;
 pub mod router;
 pub mod service;
+pub mod tun;
 
 pub use dns::DnsConfig;
 pub use link::Interfaces;

@@ -1,0 +1,36 @@
+//! The place where a packet filter plugs in.
+
+use sw_types::NodeKey;
+
+/// What a filter says about a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Pass,
+    Drop,
+}
+
+/// Decides which inner packets pass. Asked once per flow and batch, not per segment: packets that join a superpacket
+/// share the verdict of its first.
+///
+/// Implementations must not block; they are called from several threads at once.
+pub trait PacketFilter: Send + Sync + std::fmt::Debug {
+    /// A packet of ours to `peer`; here a stateful filter learns the flow.
+    fn outbound(&self, peer: &NodeKey, packet: &[u8]) -> Verdict;
+
+    /// A packet from `peer`, whose source address is known to be the peer's.
+    fn inbound(&self, peer: &NodeKey, packet: &[u8]) -> Verdict;
+}
+
+/// Lets everything pass: the filter of a plain WireGuard device.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PassAll;
+
+impl PacketFilter for PassAll {
+    fn outbound(&self, _: &NodeKey, _: &[u8]) -> Verdict {
+        Verdict::Pass
+    }
+
+    fn inbound(&self, _: &NodeKey, _: &[u8]) -> Verdict {
+        Verdict::Pass
+    }
+}
