@@ -1,7 +1,7 @@
 //! mac1, mac2 and cookies (WireGuard paper §5.3, §5.4.4, §5.4.7), and the limit per source that holds under load.
 
 use crate::Source;
-use crate::message::{COOKIE_REPLY_LEN, field, macs};
+use crate::message::{COOKIE_REPLY_LEN, Macs, field};
 use crate::primitives::{hash, mac, open_cookie, seal_cookie};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -31,9 +31,7 @@ impl MacCheck {
 
     /// Whether `message` is an initiation or a response with the right mac1.
     pub fn is_right(&self, message: &[u8]) -> bool {
-        macs(message).is_some_and(|(covered, mac1, _, _)| {
-            bool::from(mac(&self.key, &[covered]).ct_eq(&mac1))
-        })
+        Macs::split(message).is_some_and(|macs| bool::from(self.of(macs.under_mac1).ct_eq(&macs.mac1)))
     }
 
     fn of(&self, covered: &[u8]) -> [u8; 16] {
@@ -66,8 +64,8 @@ impl CookieIssuer {
             return false;
         }
         let cookie = self.cookie(from);
-        macs(message)
-            .is_some_and(|(_, _, covered, mac2)| bool::from(mac(&cookie, &[covered]).ct_eq(&mac2)))
+        Macs::split(message)
+            .is_some_and(|macs| bool::from(mac(&cookie, &[macs.under_mac2]).ct_eq(&macs.mac2)))
     }
 
     /// Takes one message from the source's allowance.
@@ -83,7 +81,7 @@ impl CookieIssuer {
         mut random: impl FnMut(&mut [u8]),
         now: Instant,
     ) -> Option<[u8; COOKIE_REPLY_LEN]> {
-        let (_, mac1, _, _) = macs(message)?;
+        let Macs { mac1, .. } = Macs::split(message)?;
         if self.secret_since.is_none_or(|since| now >= since + COOKIE_LIFETIME) {
             random(&mut self.secret);
             self.secret_since = Some(now);
@@ -274,9 +272,8 @@ mod tests {
         let admitted = (0..100).filter(|_| limiter.admit(&udp(1), start)).count();
         assert_eq!(admitted, BURST as usize);
         assert!(limiter.admit(&Source::Udp(([192, 0, 2, 9], 1).into()), start));
-        let second = (1..=100u64)
-            .filter(|i| limiter.admit(&udp(1), start + Duration::from_millis(10 * i)))
-            .count();
+        let second =
+            (1..=100u64).filter(|i| limiter.admit(&udp(1), start + Duration::from_millis(10 * i))).count();
         assert!((19..=21).contains(&second), "{second} in one second");
         for i in 0..3 * SOURCES_MAX as u32 {
             assert!(limiter.admit(&Source::Udp((i.to_be_bytes(), 1).into()), start));

@@ -224,8 +224,7 @@ impl Initiated {
         message: &[u8; RESPONSE_LEN],
     ) -> Option<TransportKeys> {
         let ephemeral: [u8; 32] = field(message, 12);
-        let mut transcript =
-            Transcript { chain: self.transcript.chain.clone(), hash: self.transcript.hash };
+        let mut transcript = Transcript { chain: self.transcript.chain.clone(), hash: self.transcript.hash };
         transcript.mix_hash(&ephemeral);
         transcript.mix_key(&ephemeral);
         transcript.mix_key(dh(&self.ephemeral, &ephemeral)?.as_slice());

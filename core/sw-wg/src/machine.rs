@@ -8,7 +8,7 @@ mod tests;
 use crate::activity::Activity;
 use crate::cookie::{CookieIssuer, MacCheck};
 use crate::handshake::{self, Identity};
-use crate::message::{INITIATION_LEN, Message, RESPONSE_LEN, COOKIE_REPLY_LEN, field};
+use crate::message::{COOKIE_REPLY_LEN, INITIATION_LEN, Message, RESPONSE_LEN, field};
 use crate::primitives::{Secret, dh};
 use crate::session::{Role, Session, Sessions};
 use crate::{BACKLOG_MAX, INITIATION_INTERVAL, Source, UNDER_LOAD_FOR};
@@ -170,9 +170,11 @@ impl<D: Directory> WireGuard<D> {
             self.forget(&peer);
         }
         self.context.identity = private.map(|key| Identity::new(*key.expose_bytes()));
-        self.issuer = self.context.identity.as_ref().map(|identity| {
-            (MacCheck::new(&identity.public), CookieIssuer::new(&identity.public))
-        });
+        self.issuer = self
+            .context
+            .identity
+            .as_ref()
+            .map(|identity| (MacCheck::new(&identity.public), CookieIssuer::new(&identity.public)));
     }
 
     /// Our public key, when a private one is set.
@@ -317,13 +319,8 @@ impl<D: Directory> WireGuard<D> {
             self.context.indices.remove(&index);
             return Err(Dropped::Undecipherable);
         };
-        let session = Session::new(
-            (index, keys.remote_index),
-            Role::Responder,
-            *keys.send,
-            *keys.receive,
-            now.mono,
-        );
+        let session =
+            Session::new((index, keys.remote_index), Role::Responder, *keys.send, *keys.receive, now.mono);
         self.with_live(&peer, now, |live, _, context, now| {
             live.jar.stamp(&mut response, now.mono);
             live.add_session(session, context);
@@ -338,25 +335,15 @@ impl<D: Directory> WireGuard<D> {
         Ok(())
     }
 
-    fn on_response(
-        &mut self,
-        from: Source,
-        message: &[u8; RESPONSE_LEN],
-        now: Now,
-    ) -> Result<(), Dropped> {
+    fn on_response(&mut self, from: Source, message: &[u8; RESPONSE_LEN], now: Now) -> Result<(), Dropped> {
         let index = handshake::response_receiver(message);
         let peer = *self.context.indices.get(&index).ok_or(Dropped::Unexpected)?;
         let identity = self.context.identity.as_ref().ok_or(Dropped::NoIdentity)?;
         let live = self.live.get_mut(&peer).ok_or(Dropped::Unexpected)?;
         let initiated = live.initiated(index).ok_or(Dropped::Unexpected)?;
         let keys = initiated.finish(identity, &live.params.psk, message).ok_or(Dropped::Undecipherable)?;
-        let session = Session::new(
-            (index, keys.remote_index),
-            Role::Initiator,
-            *keys.send,
-            *keys.receive,
-            now.mono,
-        );
+        let session =
+            Session::new((index, keys.remote_index), Role::Initiator, *keys.send, *keys.receive, now.mono);
         self.with_live(&peer, now, |live, _, context, now| {
             live.finish_handshake();
             live.add_session(session, context);

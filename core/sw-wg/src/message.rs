@@ -77,18 +77,29 @@ pub(crate) fn field<const N: usize>(message: &[u8], offset: usize) -> [u8; N] {
     out
 }
 
-/// Splits a handshake message into what mac1 covers, mac1, what mac2 covers, mac2.
-pub(crate) fn macs(message: &[u8]) -> Option<(&[u8], [u8; 16], &[u8], [u8; 16])> {
-    if message.len() != INITIATION_LEN && message.len() != RESPONSE_LEN {
-        return None;
+/// The two MACs at the end of a handshake message, and what each covers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Macs<'a> {
+    pub(crate) under_mac1: &'a [u8],
+    pub(crate) mac1: [u8; 16],
+    pub(crate) under_mac2: &'a [u8],
+    pub(crate) mac2: [u8; 16],
+}
+
+impl<'a> Macs<'a> {
+    /// `None` when `message` has not the length of an initiation or a response.
+    pub(crate) fn split(message: &'a [u8]) -> Option<Self> {
+        if message.len() != INITIATION_LEN && message.len() != RESPONSE_LEN {
+            return None;
+        }
+        let body = message.len() - MACS_LEN;
+        Some(Self {
+            under_mac1: &message[..body],
+            mac1: field(message, body),
+            under_mac2: &message[..body + 16],
+            mac2: field(message, body + 16),
+        })
     }
-    let body = message.len() - MACS_LEN;
-    Some((
-        &message[..body],
-        field(message, body),
-        &message[..body + 16],
-        field(message, body + 16),
-    ))
 }
 
 #[cfg(test)]
@@ -125,7 +136,7 @@ mod tests {
         arbtest::arbtest(|u| {
             let bytes: Vec<u8> = u.arbitrary()?;
             let _parsed = Message::parse(&bytes);
-            let _macs = macs(&bytes);
+            let _macs = Macs::split(&bytes);
             Ok(())
         });
     }

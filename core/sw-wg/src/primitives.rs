@@ -81,39 +81,23 @@ fn handshake_key(key: &[u8; 32]) -> LessSafeKey {
 }
 
 /// `AEAD` seal with nonce 0: every handshake key seals one message.
-pub(crate) fn seal_once<const N: usize>(
-    key: &[u8; 32],
-    ad: &[u8],
-    plain: &[u8],
-) -> [u8; N] {
+pub(crate) fn seal_once<const N: usize>(key: &[u8; 32], ad: &[u8], plain: &[u8]) -> [u8; N] {
     debug_assert_eq!(N, plain.len() + TAG_LEN);
     let mut out = [0; N];
     let (body, tag) = out.split_at_mut(plain.len());
     body.copy_from_slice(plain);
     let sealed = handshake_key(key)
-        .seal_in_place_separate_tag(
-            Nonce::assume_unique_for_key([0; 12]),
-            Aad::from(ad),
-            body,
-        )
+        .seal_in_place_separate_tag(Nonce::assume_unique_for_key([0; 12]), Aad::from(ad), body)
         .expect("a message of a few bytes is within the cipher's limit");
     tag.copy_from_slice(sealed.as_ref());
     out
 }
 
 /// `AEAD` open with nonce 0.
-pub(crate) fn open_once<const N: usize>(
-    key: &[u8; 32],
-    ad: &[u8],
-    sealed: &[u8],
-) -> Option<[u8; N]> {
+pub(crate) fn open_once<const N: usize>(key: &[u8; 32], ad: &[u8], sealed: &[u8]) -> Option<[u8; N]> {
     let mut buffer = sealed.to_vec();
     let plain = handshake_key(key)
-        .open_in_place(
-            Nonce::assume_unique_for_key([0; 12]),
-            Aad::from(ad),
-            &mut buffer,
-        )
+        .open_in_place(Nonce::assume_unique_for_key([0; 12]), Aad::from(ad), &mut buffer)
         .ok()?;
     <[u8; N]>::try_from(&*plain).ok()
 }
@@ -130,7 +114,12 @@ pub(crate) fn seal_cookie(key: &[u8; 32], nonce: &[u8; 24], ad: &[u8], cookie: &
 }
 
 /// Opens what `seal_cookie` made.
-pub(crate) fn open_cookie(key: &[u8; 32], nonce: &[u8; 24], ad: &[u8], sealed: &[u8; 32]) -> Option<[u8; 16]> {
+pub(crate) fn open_cookie(
+    key: &[u8; 32],
+    nonce: &[u8; 24],
+    ad: &[u8],
+    sealed: &[u8; 32],
+) -> Option<[u8; 16]> {
     let (body, tag) = sealed.split_first_chunk::<16>()?;
     let tag = <[u8; 16]>::try_from(tag).ok()?;
     let mut cookie = *body;

@@ -1,7 +1,9 @@
 //! One pair of transport keys, shared with the threads that move data.
 
 use crate::cipher::Key;
-use crate::{REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME, REKEY_ON_RECEIVE_AFTER};
+use crate::{
+    REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME, REKEY_ON_RECEIVE_AFTER,
+};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -148,5 +150,54 @@ impl Sessions {
         self.previous = self.current.take();
         self.current = self.next.take();
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn session(role: Role) -> Session {
+        Session::new((1, 2), role, [1; 32], [2; 32], Instant::from_nanos(1))
+    }
+
+    #[test]
+    fn counters_end_before_they_wrap() {
+        let (session, now) = (session(Role::Responder), Instant::from_nanos(2));
+        assert_eq!(session.take_counters(3, now), Some(0..3));
+        assert_eq!(session.take_counters(2, now), Some(3..5));
+        session.set_send_counter(REJECT_AFTER_MESSAGES - 2);
+        assert_eq!(session.take_counters(3, now), None);
+        assert!(session.take_counters(2, now).is_some());
+        assert_eq!(session.take_counters(1, now), None, "for ever");
+        session.set_send_counter(u64::MAX);
+        assert_eq!(session.take_counters(64, now), None);
+    }
+
+    #[test]
+    fn a_session_is_renewed_by_count_from_both_sides_and_by_time_from_one() {
+        let late = Instant::from_nanos(1) + REKEY_AFTER_TIME;
+        for role in [Role::Initiator, Role::Responder] {
+            let fresh = session(role);
+            assert!(!fresh.should_rekey_on_send(Instant::from_nanos(2)));
+            assert_eq!(fresh.should_rekey_on_send(late), role == Role::Initiator);
+            assert!(!fresh.should_rekey_on_send(late), "asked once");
+            let used = session(role);
+            used.set_send_counter(REKEY_AFTER_MESSAGES);
+            assert!(used.should_rekey_on_send(Instant::from_nanos(2)));
+        }
+        let very_late = Instant::from_nanos(1) + REKEY_ON_RECEIVE_AFTER;
+        assert!(session(Role::Initiator).should_rekey_on_receive(very_late));
+        assert!(!session(Role::Responder).should_rekey_on_receive(very_late));
+    }
+
+    #[test]
+    fn nothing_is_sent_when_its_time_is_over() {
+        let session = session(Role::Initiator);
+        let end = Instant::from_nanos(1) + REJECT_AFTER_TIME;
+        assert!(session.take_counters(1, Instant::from_nanos(end.as_nanos() - 1)).is_some());
+        assert!(session.take_counters(1, end).is_none());
+        assert!(session.is_expired(end + Duration::from_secs(1)));
     }
 }

@@ -42,10 +42,7 @@ pub(crate) fn run(shared: Arc<Shared>, seed: [u8; 32], stats: &Mutex<sw_wg::Stat
     let machine = WireGuard::new(Peers(shared.clone()), seed);
     let mut control = Control { shared, machine, published: BTreeMap::new() };
     loop {
-        let wait = control
-            .machine
-            .next_deadline()
-            .map(|(at, _)| at.saturating_since(clock::mono()));
+        let wait = control.machine.next_deadline().map(|(at, _)| at.saturating_since(clock::mono()));
         let waiting = control.shared.inbox.take(wait);
         let now = clock::now();
         control.machine.on_backlog(waiting.handshakes.len(), now);
@@ -156,8 +153,7 @@ impl Control {
                 sockets.send(*via, &wrapped, wrapped.len(), &self.shared.counters);
             }
             Source::Derp { region, from } => {
-                let event =
-                    Event::RelayOut { region: *region, to: *from, bytes: message.to_vec() };
+                let event = Event::RelayOut { region: *region, to: *from, bytes: message.to_vec() };
                 self.tell(event);
             }
         }

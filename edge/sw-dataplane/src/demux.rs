@@ -17,9 +17,16 @@ const GENEVE_CONTROL: u8 = 0x80;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
     /// A WireGuard data message behind `prefix` bytes.
-    Data { prefix: usize, header: DataHeader, vni: Option<Vni> },
+    Data {
+        prefix: usize,
+        header: DataHeader,
+        vni: Option<Vni>,
+    },
     /// Any other WireGuard message (or anything else of no kind) behind `prefix` bytes.
-    Handshake { prefix: usize, vni: Option<Vni> },
+    Handshake {
+        prefix: usize,
+        vni: Option<Vni>,
+    },
     Stun,
     Disco,
     /// Geneve with the control bit.
@@ -37,10 +44,8 @@ pub(crate) fn classify(datagram: &[u8]) -> Class {
         return Class::Data { prefix: 0, header, vni: None };
     }
     let Some((head, rest)) = datagram.split_first_chunk::<8>() else { return Class::Runt };
-    let is_stun = datagram.len() >= STUN_LEN_MIN
-        && head[0] & 0xc0 == 0
-        && head[4..] == STUN_COOKIE
-        && head[1] == 1;
+    let is_stun =
+        datagram.len() >= STUN_LEN_MIN && head[0] & 0xc0 == 0 && head[4..] == STUN_COOKIE && head[1] == 1;
     if is_stun {
         return Class::Stun;
     }
@@ -87,7 +92,10 @@ mod tests {
         assert_eq!(classify(&padded(&[1, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42])), Class::Stun);
         assert_eq!(classify(&padded(&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42])), Class::Stun);
         assert_eq!(classify(&padded(&DISCO_MAGIC)), Class::Disco);
-        assert_eq!(classify(&[&DISCO_MAGIC[..], &[0; 31]].concat()), Class::Handshake { prefix: 0, vni: None });
+        assert_eq!(
+            classify(&[&DISCO_MAGIC[..], &[0; 31]].concat()),
+            Class::Handshake { prefix: 0, vni: None }
+        );
         let geneve_disco = [&[0, 0, 0x7a, 0x11, 0, 0, 1, 0][..], &DISCO_MAGIC].concat();
         assert_eq!(classify(&geneve_disco), Class::Disco);
         let control = [&[0, 0x80, 0x7a, 0x11, 0, 0, 1, 0][..], &DISCO_MAGIC].concat();

@@ -306,6 +306,10 @@ impl Device {
             for reader in lock(&self.readers).drain(..) {
                 join(reader);
             }
+            // A thread may be in the middle of a send; the port is free when the last one lets go.
+            while Arc::strong_count(&former) > 1 {
+                std::thread::yield_now();
+            }
         }
         let options = *lock(&self.options);
         drop(former);
@@ -338,8 +342,7 @@ impl Device {
 
     /// Counts and drop reasons.
     pub fn stats(&self) -> DeviceStats {
-        let counters =
-            Counter::ALL.iter().map(|c| (*c, self.shared.counters.get(*c))).collect();
+        let counters = Counter::ALL.iter().map(|c| (*c, self.shared.counters.get(*c))).collect();
         DeviceStats { counters, handshakes: *lock(&self.handshakes) }
     }
 

@@ -193,8 +193,7 @@ fn open(shared: &Shared, buffer: &mut [u8], run: &Run, live: &LiveSession) -> u6
     let start = run.inner(0).start;
     let payloads = &mut buffer[start..run.inner(run.count - 1).end + TAG_LEN];
     let layout = Layout::new(payloads, run.stride, run.inner_len(), run.count);
-    let genuine =
-        shared.cipher.open(&live.session.receive, payloads, layout, &counters[..run.count]);
+    let genuine = shared.cipher.open(&live.session.receive, payloads, layout, &counters[..run.count]);
     let mut fresh = 0;
     {
         let mut window = lock(&live.window);
@@ -270,8 +269,7 @@ fn on_handshake(shared: &Shared, message: &[u8], from: Source) {
     let counter = match Message::parse(message) {
         Some(Message::Initiation(_) | Message::Response(_)) => {
             debug_assert!([INITIATION_LEN, RESPONSE_LEN].contains(&message.len()));
-            let is_right =
-                shared.mac_check.load().as_ref().is_some_and(|check| check.is_right(message));
+            let is_right = shared.mac_check.load().as_ref().is_some_and(|check| check.is_right(message));
             (!is_right).then_some(Counter::InWrongMac)
         }
         Some(Message::CookieReply(_)) => None,
@@ -319,7 +317,7 @@ fn canonical(from: SocketAddr) -> SocketAddr {
             v6.set_scope_id(0);
             v6.into()
         }
-        from => from,
+        SocketAddr::V4(_) | SocketAddr::V6(_) => from,
     }
 }
 

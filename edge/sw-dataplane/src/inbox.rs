@@ -78,10 +78,7 @@ impl Inbox {
                     .unwrap_or_else(PoisonError::into_inner)
                     .0
             }
-            None => self
-                .ready
-                .wait_while(waiting, |w| w.is_empty())
-                .unwrap_or_else(PoisonError::into_inner),
+            None => self.ready.wait_while(waiting, |w| w.is_empty()).unwrap_or_else(PoisonError::into_inner),
         };
         std::mem::take(&mut *waiting)
     }

@@ -1,6 +1,6 @@
 //! Where inner packets come from and go to: a TUN device, or a pair of queues.
 
-use std::io::{IoSlice, Read, Write};
+use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::sync::Mutex;
 use sw_os::tun::{Offload, Tun, VNET_HEADER_LEN};
 use tokio::sync::mpsc;
@@ -65,7 +65,7 @@ impl PacketIo {
             Self::Tun(tun) => loop {
                 match tun.file().write_vectored(slices) {
                     Ok(_) => return true,
-                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
                     Err(_) => return false,
                 }
             },
@@ -95,11 +95,9 @@ pub(crate) fn read_tun(tun: &Tun, buffer: &mut [u8]) -> std::io::Result<Option<u
     loop {
         match tun.file().read(buffer) {
             Ok(len) => return Ok(Some(len)),
-            Err(error) => match error.kind() {
-                std::io::ErrorKind::WouldBlock => return Ok(None),
-                std::io::ErrorKind::Interrupted => {}
-                _ => return Err(error),
-            },
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
 }

@@ -47,13 +47,7 @@ impl Outbound {
         self.burst.flush(shared, now);
     }
 
-    fn route(
-        &mut self,
-        shared: &Shared,
-        vnet: Vnet,
-        packet: &[u8],
-        now: Instant,
-    ) -> Result<(), Counter> {
+    fn route(&mut self, shared: &Shared, vnet: Vnet, packet: &[u8], now: Instant) -> Result<(), Counter> {
         let addresses = Addresses::parse(packet).ok_or(Counter::OutMalformed)?;
         let packet = &packet[..addresses.len];
         let split = Split::new(vnet, packet, &addresses).ok_or(Counter::OutMalformed)?;
@@ -63,8 +57,8 @@ impl Outbound {
             if local.services.contains(&addresses.dst) {
                 return Self::to_service(shared, &split);
             }
-            let is_ours = local.sources.is_empty()
-                || local.sources.iter().any(|net| net.contains(&addresses.src));
+            let is_ours =
+                local.sources.is_empty() || local.sources.iter().any(|net| net.contains(&addresses.src));
             if !is_ours {
                 return Err(Counter::OutForeignSource);
             }

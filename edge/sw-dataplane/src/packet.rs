@@ -34,8 +34,7 @@ impl Addresses {
                 };
                 let len = usize::from(u16::from_be_bytes([header[2], header[3]]));
                 let header_len = usize::from(header[0] & 15) * 4;
-                (header_len >= 20 && header_len <= len)
-                    .then_some(Self { src: v4(12)?, dst: v4(16)?, len })?
+                (header_len >= 20 && header_len <= len).then_some(Self { src: v4(12)?, dst: v4(16)?, len })?
             }
             6 => {
                 let header = packet.first_chunk::<40>()?;
@@ -108,8 +107,7 @@ impl Shape {
             UDP => (UDP_HEADER_LEN, Kind::Udp),
             _ => return None,
         };
-        (rest.len() >= header_len)
-            .then_some(Self { transport, payload: transport + header_len, kind })
+        (rest.len() >= header_len).then_some(Self { transport, payload: transport + header_len, kind })
     }
 }
 

@@ -83,11 +83,7 @@ impl Shared {
             }
             Path::Derp(region) => {
                 for datagram in bytes.chunks(stride) {
-                    let event = Event::RelayOut {
-                        region: *region,
-                        to: slot.key,
-                        bytes: datagram.to_vec(),
-                    };
+                    let event = Event::RelayOut { region: *region, to: slot.key, bytes: datagram.to_vec() };
                     if !self.events.send_packet(event) {
                         self.counters.add(Counter::OutRelayFull, 1);
                     }

@@ -221,17 +221,20 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// Every session that may receive, by our index.
 #[derive(Debug)]
 pub(crate) struct SessionTable {
-    shards: Vec<ArcSwap<Vec<(u32, Arc<LiveSession>)>>>,
+    shards: Vec<ArcSwap<SessionShard>>,
 }
 
 const SESSION_SHARDS: usize = 64;
+
+/// Sessions sorted by index.
+type SessionShard = Vec<(u32, Arc<LiveSession>)>;
 
 impl SessionTable {
     pub(crate) fn new() -> Self {
         Self { shards: (0..SESSION_SHARDS).map(|_| ArcSwap::from_pointee(Vec::new())).collect() }
     }
 
-    fn shard(&self, index: u32) -> &ArcSwap<Vec<(u32, Arc<LiveSession>)>> {
+    fn shard(&self, index: u32) -> &ArcSwap<SessionShard> {
         // Indices are random, so any bits will do.
         &self.shards[index as usize % SESSION_SHARDS]
     }

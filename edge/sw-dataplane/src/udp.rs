@@ -129,15 +129,13 @@ impl UdpSock {
             sys::set_option(fd, libc::SOL_SOCKET, libc::SO_MARK, options.mark as i32)?;
         }
         socket.bind(&at.into())?;
-        for (force, plain) in [
-            (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
-            (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
-        ] {
+        for (force, plain) in
+            [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)]
+        {
             let forced = sys::set_option(fd, libc::SOL_SOCKET, force, BUFFER_LEN as i32);
             if forced.is_err() {
                 // Without the privilege the kernel cuts the wish down to its limit.
-                let _as_much_as_allowed =
-                    sys::set_option(fd, libc::SOL_SOCKET, plain, BUFFER_LEN as i32);
+                let _as_much_as_allowed = sys::set_option(fd, libc::SOL_SOCKET, plain, BUFFER_LEN as i32);
             }
         }
         let mut has_gso = false;

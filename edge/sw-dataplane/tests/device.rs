@@ -25,9 +25,15 @@ async fn packets_flow_both_ways_after_a_handshake() {
     connect(&b, &a, Some(direct(&a)), Roaming::ByOwner);
     exchange(&mut a, &mut b).await;
     exchange(&mut b, &mut a).await;
-    let stats = a.device.peer(&b.key).unwrap();
-    assert!(stats.last_handshake.is_some() && stats.sent_bytes > 0 && stats.received_bytes > 0);
-    assert!(stats.sent_datagrams[0] > 0);
+    // Counting comes after delivery.
+    eventually(|| {
+        let stats = a.device.peer(&b.key).unwrap();
+        stats.last_handshake.is_some()
+            && stats.sent_bytes > 0
+            && stats.received_bytes > 0
+            && stats.sent_datagrams[0] > 0
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -93,7 +99,7 @@ async fn plain_peers_follow_packets_and_tailnet_peers_do_not() {
     a.device.rebind(0).unwrap();
     assert_ne!(old, direct(&a));
     exchange(&mut a, &mut b).await;
-    assert_eq!(b.device.peer(&a.key).unwrap().path, Some(direct(&a)));
+    eventually(|| b.device.peer(&a.key).unwrap().path == Some(direct(&a))).await;
     exchange(&mut b, &mut a).await;
     b.device.rebind(0).unwrap();
     exchange(&mut b, &mut a).await;
@@ -236,6 +242,14 @@ async fn exchange(from: &mut Node, to: &mut Node) {
         }
     }
     panic!("nothing arrived; {:?} {:?}", from.device.stats(), to.device.stats());
+}
+
+async fn eventually(is_so: impl Fn() -> bool) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(tokio::time::Instant::now() < deadline);
+        tokio::task::yield_now().await;
+    }
 }
 
 fn rand_payload() -> [u8; 16] {

@@ -26,9 +26,17 @@ pub enum TunError {
     #[error("cannot open /dev/net/tun")]
     Open(#[source] io::Error),
     #[error("cannot create the interface {name}")]
-    Create { name: String, #[source] cause: io::Error },
+    Create {
+        name: String,
+        #[source]
+        cause: io::Error,
+    },
     #[error("cannot set up the interface {name}")]
-    Configure { name: String, #[source] cause: io::Error },
+    Configure {
+        name: String,
+        #[source]
+        cause: io::Error,
+    },
 }
 
 /// How packets cross the device, best first.
@@ -80,8 +88,7 @@ impl Tun {
             }
             made => made.map(|name| (name, with_header)),
         };
-        let (name, has_header) =
-            made.map_err(|cause| TunError::Create { name: name.to_owned(), cause })?;
+        let (name, has_header) = made.map_err(|cause| TunError::Create { name: name.to_owned(), cause })?;
         let offload = if has_header {
             let udp = sys::set_offload(&file, OFFLOAD_TCP | OFFLOAD_UDP).is_ok();
             if !udp {

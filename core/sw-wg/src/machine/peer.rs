@@ -6,9 +6,7 @@ use crate::cookie::CookieJar;
 use crate::handshake::{self, Initiated};
 use crate::primitives::Secret;
 use crate::session::{Role, Session, Sessions};
-use crate::{
-    KEEPALIVE_TIMEOUT, REJECT_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_JITTER_MAX, REKEY_TIMEOUT,
-};
+use crate::{KEEPALIVE_TIMEOUT, REJECT_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_JITTER_MAX, REKEY_TIMEOUT};
 use std::sync::Arc;
 use std::time::Duration;
 use sw_types::{Instant, NodeKey, Now};
@@ -254,8 +252,7 @@ impl Live {
     /// Tells the data threads whether to wake us when they begin something.
     fn settle_watch(&self) {
         let activity = &self.params.activity;
-        let is_pending =
-            || activity.unanswered_since().is_some() || activity.unreplied_since().is_some();
+        let is_pending = || activity.unanswered_since().is_some() || activity.unreplied_since().is_some();
         if !is_pending() {
             activity.set_watched(false);
         }

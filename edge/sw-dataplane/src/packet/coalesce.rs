@@ -106,8 +106,7 @@ impl Coalescer {
             run.segment = packet.len() - shape.payload;
             run.is_closed = has_push(packet, shape);
             if shape.kind == Kind::Tcp {
-                run.next_sequence =
-                    read_u32(packet, shape.transport + 4).wrapping_add(run.segment as u32);
+                run.next_sequence = read_u32(packet, shape.transport + 4).wrapping_add(run.segment as u32);
             }
         }
         self.run = Some(run);

@@ -64,7 +64,8 @@ fn join_all(packets: &[Vec<u8>], offload: Offload) -> Vec<Vec<u8>> {
     let mut buffer: Vec<u8> = packets.concat();
     let mut coalescer = Coalescer::new(offload);
     let mut writes = Vec::new();
-    let mut write = |slices: &[IoSlice<'_>]| writes.push(slices.iter().flat_map(|s| s.iter().copied()).collect());
+    let mut write =
+        |slices: &[IoSlice<'_>]| writes.push(slices.iter().flat_map(|s| s.iter().copied()).collect());
     let mut at = 0;
     for packet in packets {
         let candidate = coalescer.candidate(&buffer, at..at + packet.len());

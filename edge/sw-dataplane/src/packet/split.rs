@@ -44,9 +44,7 @@ impl<'a> Split<'a> {
     pub(crate) fn count(&self) -> usize {
         match &self.plan {
             Plan::Whole | Plan::Checksum { .. } => 1,
-            Plan::Segments { shape, segment } => {
-                (self.packet.len() - shape.payload).div_ceil(*segment)
-            }
+            Plan::Segments { shape, segment } => (self.packet.len() - shape.payload).div_ceil(*segment),
         }
     }
 

@@ -35,12 +35,7 @@ pub(super) fn shut_down(fd: RawFd) {
 }
 
 /// Sends `bytes` to `to`, cut by the kernel into datagrams of `segment` bytes if given.
-pub(super) fn send(
-    fd: RawFd,
-    to: SocketAddr,
-    bytes: &[u8],
-    segment: Option<u16>,
-) -> io::Result<()> {
+pub(super) fn send(fd: RawFd, to: SocketAddr, bytes: &[u8], segment: Option<u16>) -> io::Result<()> {
     let mut storage = Storage::new(to);
     let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     // SAFETY: all-zero is a valid `msghdr` (null pointers with zero lengths).
