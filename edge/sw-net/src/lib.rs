@@ -15,3 +15,4 @@ pub mod pump;
 pub mod socket;
 pub mod tls;
 pub mod ws;
+pub mod ts2021;
