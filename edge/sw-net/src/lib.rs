@@ -14,5 +14,5 @@ pub mod front;
 pub mod pump;
 pub mod socket;
 pub mod tls;
-pub mod ws;
 pub mod ts2021;
+pub mod ws;
