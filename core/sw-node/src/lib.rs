@@ -1,3 +1,2 @@
-//! The node core: login and run states, netmap, name resolution, desired system state.
 #![forbid(unsafe_code)]
-#![warn(clippy::iter_over_hash_type)]
+pub mod resolve;

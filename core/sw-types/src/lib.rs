@@ -33,6 +33,7 @@ mod key;
 pub mod local;
 mod name;
 mod path;
+pub mod problem;
 mod relay_map;
 mod rng;
 mod secret;
