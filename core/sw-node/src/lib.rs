@@ -1,2 +1,4 @@
 #![forbid(unsafe_code)]
+pub mod control;
+pub mod netmap;
 pub mod resolve;

@@ -1,0 +1,364 @@
+//! Verbs that talk to the daemon on this machine (localapi-cli.md part B, ux.md §1 and §2).
+
+mod client;
+mod debug;
+mod explain;
+mod flags;
+mod help;
+mod ip;
+mod netcheck;
+mod ping;
+mod prefs;
+mod profiles;
+mod simple;
+mod status;
+mod terminal;
+mod up;
+mod whois;
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use sw_types::local::{Problem, Status};
+use sw_types::problem::{Severity, Slug, quoted};
+
+pub use self::client::{Client, Response};
+pub use self::flags::normalize;
+pub use self::terminal::{ColorChoice, Style, Terminal, age, delay, nearest};
+
+/// Options of every verb.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Globals {
+    /// Talk to the daemon at this socket
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// When to colour
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN", hide_possible_values = true)]
+    pub color: ColorChoice,
+    /// Print the stable lines that programs read, also on a terminal
+    #[arg(long, global = true, conflicts_with = "pretty", hide = true)]
+    pub plain: bool,
+    /// Print the screens for people, also into a pipe
+    #[arg(long, global = true, hide = true)]
+    pub pretty: bool,
+    /// Print only what was asked for
+    #[arg(long, global = true, hide = true)]
+    pub quiet: bool,
+}
+
+/// The verbs.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Verb {
+    /// Connect this machine, with these settings
+    Up(up::UpArgs),
+    /// Disconnect this machine; it stays in its network
+    Down(simple::DownArgs),
+    /// Change settings; only those named change
+    Set(prefs::SetArgs),
+    /// Show settings
+    Get(prefs::GetArgs),
+    /// Sign in, to a further network too
+    Login(up::LoginArgs),
+    /// Sign out of the network; the machine's key is given up
+    Logout(simple::LogoutArgs),
+    /// Change to another network or person
+    Switch(profiles::SwitchArgs),
+    /// Show the machines of the network and the paths to them
+    Status(status::StatusArgs),
+    /// Ask a machine for an answer, and how it travels
+    Ping(ping::PingArgs),
+    /// Show addresses
+    Ip(ip::IpArgs),
+    /// Show whose machine has an address
+    Whois(whois::WhoisArgs),
+    /// Show who this machine is
+    Whoami(whois::WhoamiArgs),
+    /// Examine the network this machine is in
+    Netcheck(netcheck::NetcheckArgs),
+    /// Show whether and how a machine is reached, and what would help
+    Explain(explain::ExplainArgs),
+    /// Examine this machine's setup
+    Check(explain::CheckArgs),
+    /// Connect to a port of a machine, with standard input and output
+    Nc(simple::NcArgs),
+    /// Wait until the machine is connected
+    Wait(simple::WaitArgs),
+    /// Print the version
+    Version(simple::VersionArgs),
+    /// Print the daemon's counters
+    Metrics(simple::MetricsArgs),
+    /// Print a marker that names this moment in the daemon's log
+    Bugreport(simple::BugreportArgs),
+    /// Look inside the daemon
+    Debug(debug::DebugArgs),
+    /// Print a completion script for a shell
+    Completion(help::CompletionArgs),
+    /// Show the manual's page on a word or a message
+    Help(help::HelpArgs),
+}
+
+/// What ends a command before its time.
+#[derive(Debug)]
+pub enum Failure {
+    /// Shown to the user; the exit code is that of its slug.
+    Problem(Box<Problem>),
+    /// Everything was said.
+    Exit(u8),
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(Box::new(problem))
+    }
+}
+
+/// How a verb ends.
+pub type Outcome = Result<(), Failure>;
+
+/// What every verb has at hand.
+#[derive(Debug)]
+pub struct Context {
+    pub client: Client,
+    pub terminal: Terminal,
+    /// Called as `tailscale`: official texts and codes.
+    pub is_official: bool,
+    pub quiet: bool,
+}
+
+impl Context {
+    /// Takes the options of the command line.
+    pub fn new(globals: &Globals, is_official: bool) -> Self {
+        let pretty = match (globals.pretty, globals.plain, is_official) {
+            (true, _, _) => Some(true),
+            (false, true, _) | (false, false, true) => Some(false),
+            (false, false, false) => None,
+        };
+        Self {
+            client: Client::new(globals.socket.as_deref(), is_official),
+            terminal: Terminal::detect(globals.color, pretty),
+            is_official,
+            quiet: globals.quiet,
+        }
+    }
+
+    /// Fetches the status, with the peers.
+    pub fn status(&self) -> Result<Status, Problem> {
+        self.client.get("/localapi/v0/status")
+    }
+
+    /// Prints what is true now, for people who did not ask for quiet.
+    pub fn done(&self, text: impl Display) -> Outcome {
+        if self.quiet || self.is_official { Ok(()) } else { say(text) }
+    }
+}
+
+/// Runs a verb and returns the process's exit code. `command` is the whole command line's definition.
+pub fn run(verb: Verb, globals: &Globals, is_official: bool, command: clap::Command) -> ExitCode {
+    let context = Context::new(globals, is_official);
+    let wants_json = verb.wants_json();
+    finish(dispatch(verb, &context, command), &context, wants_json)
+}
+
+/// Reports a failure in the form that was asked for, and returns the exit code.
+pub fn finish(outcome: Outcome, context: &Context, wants_json: bool) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Exit(code)) => ExitCode::from(code),
+        Err(Failure::Problem(problem)) => {
+            let code = problem.exit_code();
+            if wants_json && !context.is_official {
+                let json = serde_json::json!({ "error": &*problem });
+                warn(json);
+            } else {
+                warn(render(&problem, &context.terminal).trim_end());
+            }
+            // Called as tailscale: 0 and 1 only.
+            ExitCode::from(if context.is_official { code.min(1) } else { code })
+        }
+    }
+}
+
+fn render(problem: &Problem, terminal: &Terminal) -> String {
+    let text = problem.render();
+    let severity = problem.known_slug().map_or(Severity::Error, Slug::severity);
+    let style = match severity {
+        Severity::Error => Style::Bad,
+        Severity::Warning => Style::Caution,
+        Severity::Note => Style::Bold,
+    };
+    let has_color = terminal.has_color && io::IsTerminal::is_terminal(&io::stderr());
+    match text.strip_prefix(severity.word()) {
+        Some(rest) if has_color => format!("{}{rest}", terminal.paint(style, severity.word())),
+        Some(_) | None => text,
+    }
+}
+
+fn dispatch(verb: Verb, context: &Context, command: clap::Command) -> Outcome {
+    match verb {
+        Verb::Up(args) => up::up(context, &args),
+        Verb::Down(args) => simple::down(context, &args),
+        Verb::Set(args) => prefs::set(context, &args),
+        Verb::Get(args) => prefs::get(context, &args),
+        Verb::Login(args) => up::login(context, &args),
+        Verb::Logout(args) => simple::logout(context, &args),
+        Verb::Switch(args) => profiles::switch(context, &args),
+        Verb::Status(args) => status::status(context, &args),
+        Verb::Ping(args) => ping::ping(context, &args),
+        Verb::Ip(args) => ip::ip(context, &args),
+        Verb::Whois(args) => whois::whois(context, &args),
+        Verb::Whoami(args) => whois::whoami(context, &args),
+        Verb::Netcheck(args) => netcheck::netcheck(context, &args),
+        Verb::Explain(args) => explain::explain(context, &args),
+        Verb::Check(args) => explain::check(context, &args),
+        Verb::Nc(args) => simple::nc(context, &args),
+        Verb::Wait(args) => simple::wait(context, &args),
+        Verb::Version(args) => simple::version(context, &args),
+        Verb::Metrics(args) => simple::metrics(context, &args),
+        Verb::Bugreport(args) => simple::bugreport(context, &args),
+        Verb::Debug(args) => debug::debug(context, &args),
+        Verb::Completion(args) => help::completion(&args, command),
+        Verb::Help(args) => help::help(context, &args, command),
+    }
+}
+
+impl Verb {
+    fn wants_json(&self) -> bool {
+        match self {
+            Self::Up(args) => args.json,
+            Self::Get(args) => args.json,
+            Self::Switch(args) => args.json,
+            Self::Status(args) => args.json,
+            Self::Ping(args) => args.json,
+            Self::Whois(args) => args.json,
+            Self::Whoami(args) => args.json,
+            Self::Netcheck(args) => args.format.starts_with("json"),
+            Self::Explain(args) => args.json,
+            Self::Check(args) => args.json,
+            Self::Version(args) => args.json,
+            Self::Down(_)
+            | Self::Set(_)
+            | Self::Login(_)
+            | Self::Logout(_)
+            | Self::Ip(_)
+            | Self::Nc(_)
+            | Self::Wait(_)
+            | Self::Metrics(_)
+            | Self::Bugreport(_)
+            | Self::Debug(_)
+            | Self::Completion(_)
+            | Self::Help(_) => false,
+        }
+    }
+}
+
+/// Whether this program was called by an official name; and the daemon's, if it was that.
+pub fn called_as(arguments: &[OsString]) -> CalledAs {
+    let name = arguments
+        .first()
+        .map(|path| PathBuf::from(path).file_name().unwrap_or_default().to_string_lossy().into_owned())
+        .unwrap_or_default();
+    match name.as_str() {
+        "tailscale" => CalledAs::Tailscale,
+        "tailscaled" => CalledAs::Tailscaled,
+        _ => CalledAs::Samewire,
+    }
+}
+
+/// The names of the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CalledAs {
+    Samewire,
+    Tailscale,
+    Tailscaled,
+}
+
+/// Prints one answer line on standard output.
+pub fn say(text: impl Display) -> Outcome {
+    print_bytes(format!("{text}\n").as_bytes())
+}
+
+/// Prints bytes on standard output; a reader that went away ends the command silently.
+pub fn print_bytes(bytes: &[u8]) -> Outcome {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|_| Failure::Exit(141))
+}
+
+/// Prints one line on standard error.
+pub fn warn(text: impl Display) {
+    // Nobody is left to tell when standard error is closed.
+    let _closed = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Prints an object indented by two blanks.
+pub fn say_json(value: &impl serde::Serialize) -> Outcome {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Problem::other(error.to_string(), "", ""))?;
+    say(text)
+}
+
+/// A command line that was wrong: nothing was tried.
+pub fn misuse(what: impl Into<String>, fix: impl Into<String>) -> Failure {
+    let problem = Problem { slug: "misuse".to_owned(), what: what.into(), why: String::new(), fix: fix.into() };
+    warn(problem.render().trim_end());
+    Failure::Exit(2)
+}
+
+/// The machine that a user's words name: an address, a full or a short name.
+pub fn find_machine(status: &Status, words: &str) -> Result<Machine, Problem> {
+    let wanted = words.trim_end_matches('.').to_ascii_lowercase();
+    let own = status.self_node.iter().map(|node| (node, true));
+    let peers = status.peer.iter().flat_map(|peers| peers.values()).map(|node| (node, false));
+    let mut matches = Vec::new();
+    let mut names = Vec::new();
+    for (node, is_self) in own.chain(peers) {
+        let dns_name = node.dns_name.trim_end_matches('.').to_ascii_lowercase();
+        let base = dns_name.split('.').next().unwrap_or_default().to_owned();
+        let has_address = |addresses: &[std::net::IpAddr]| addresses.iter().any(|ip| ip.to_string() == wanted);
+        let is_exact = dns_name == wanted || node.tailscale_ips.as_deref().is_some_and(has_address);
+        let machine = Machine {
+            name: if base.is_empty() { node.host_name.clone() } else { base.clone() },
+            addresses: node.tailscale_ips.clone().unwrap_or_default(),
+            is_self,
+        };
+        if is_exact {
+            return Ok(machine);
+        }
+        if base == wanted || (!wanted.is_empty() && node.host_name.to_ascii_lowercase() == wanted) {
+            matches.push(machine.clone());
+        }
+        names.push(machine.name);
+    }
+    match matches.len() {
+        1 => Ok(matches.remove(0)),
+        0 => {
+            let suggestion = nearest(&wanted, names.iter().map(String::as_str))
+                .map(|name| format!("did you mean {name}? "))
+                .unwrap_or_default();
+            let count = names.len().saturating_sub(1).to_string();
+            Err(Slug::NoSuchMachine.problem(&[
+                ("name", &quoted(words)),
+                ("n", &count),
+                ("suggestion", &suggestion),
+            ]))
+        }
+        count => {
+            let list: Vec<_> = matches.iter().map(|machine| machine.name.as_str()).collect();
+            Err(Slug::NameAmbiguous.problem(&[
+                ("name", &quoted(words)),
+                ("n", &count.to_string()),
+                ("list", &list.join(", ")),
+            ]))
+        }
+    }
+}
+
+/// A machine of the network as far as a command needs it.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    pub name: String,
+    pub addresses: Vec<std::net::IpAddr>,
+    pub is_self: bool,
+}
