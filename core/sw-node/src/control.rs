@@ -60,7 +60,6 @@ pub enum ControlEvent {
 }
 
 /// The keys under which this node registers.
-#[derive(Clone)]
 pub struct SessionKeys {
     /// The accepted key, or the one that asks to be.
     pub node: NodePrivate,
@@ -93,8 +92,14 @@ enum Registration {
 enum Stream {
     Closed,
     /// `heard` is when the last frame came, or the request was made.
-    Open { id: RequestId, heard: Instant, has_map: bool },
-    Waiting { at: Instant },
+    Open {
+        id: RequestId,
+        heard: Instant,
+        has_map: bool,
+    },
+    Waiting {
+        at: Instant,
+    },
 }
 
 /// How far the update is.
@@ -156,22 +161,22 @@ impl ControlSession {
     }
 
     /// Begins a registration with the present keys. `auth_key` stays in use for later ones of this process.
-    pub fn register(&mut self, auth_key: Option<Secret<String>>, now: Now) {
+    pub fn register(&mut self, auth_key: Option<Secret<String>>) {
         if auth_key.is_some() {
             self.auth_key = auth_key;
         }
         self.is_wanted = true;
         self.register_failures = 0;
-        self.ask_registration(String::new(), now);
+        self.ask_registration(String::new());
     }
 
     /// Begins a registration with a new key. The map stream of the old one goes on until the new one is accepted.
-    pub fn register_with_new_key(&mut self, key: NodePrivate, auth_key: Option<Secret<String>>, now: Now) {
+    pub fn register_with_new_key(&mut self, key: NodePrivate, auth_key: Option<Secret<String>>) {
         if self.registration == Registration::Done || self.keys.old.is_zero() {
             self.keys.old = self.keys.node.public();
         }
         self.keys.node = key;
-        self.register(auth_key, now);
+        self.register(auth_key);
     }
 
     /// Takes keys over as they are, for a node that never registered.
@@ -180,7 +185,7 @@ impl ControlSession {
     }
 
     /// Tells the server that the key is given up. The session is closed by it.
-    pub fn log_out(&mut self, now: Now) {
+    pub fn log_out(&mut self) {
         self.close_stream();
         let mut request = self.register_request(String::new());
         request.expiry = Some(RegisterRequest::logout_expiry());
@@ -189,7 +194,6 @@ impl ControlSession {
         self.registration = Registration::Asking { id, followup: String::new(), is_logout: true };
         self.is_wanted = false;
         self.outputs.push_back(ControlOutput::Register { id, request: Box::new(request) });
-        let _unused = now;
     }
 
     /// Stops everything; the key stays valid (`down`).
@@ -210,7 +214,7 @@ impl ControlSession {
         self.is_wanted = true;
         match self.registration {
             Registration::Done => self.open_stream(now),
-            Registration::Idle => self.ask_registration(String::new(), now),
+            Registration::Idle => self.ask_registration(String::new()),
             Registration::Asking { .. } | Registration::Waiting { .. } => {}
         }
     }
@@ -222,7 +226,7 @@ impl ControlSession {
         self.update_failures = 0;
         if let Registration::Waiting { followup, .. } = &self.registration {
             let followup = followup.clone();
-            self.ask_registration(followup, now);
+            self.ask_registration(followup);
         }
         if let Stream::Waiting { .. } = self.stream {
             self.open_stream(now);
@@ -328,7 +332,7 @@ impl ControlSession {
             self.register_failures = 0;
             let url = response.auth_url;
             self.events.push_back(ControlEvent::AuthUrl(url.clone()));
-            self.ask_registration(url, now);
+            self.ask_registration(url);
         }
     }
 
@@ -388,7 +392,7 @@ impl ControlSession {
             && *at <= now.mono
         {
             let followup = followup.clone();
-            self.ask_registration(followup, now);
+            self.ask_registration(followup);
         }
         match self.stream {
             Stream::Waiting { at } if at <= now.mono => self.open_stream(now),
@@ -430,7 +434,7 @@ impl ControlSession {
         self.events.pop_front()
     }
 
-    fn ask_registration(&mut self, followup: String, now: Now) {
+    fn ask_registration(&mut self, followup: String) {
         if matches!(self.registration, Registration::Asking { .. }) {
             self.outputs.push_back(ControlOutput::CancelRegister);
         }
@@ -438,7 +442,6 @@ impl ControlSession {
         let request = self.register_request(followup.clone());
         self.registration = Registration::Asking { id, followup, is_logout: false };
         self.outputs.push_back(ControlOutput::Register { id, request: Box::new(request) });
-        let _unused = now;
     }
 
     fn register_request(&self, followup: String) -> RegisterRequest {
@@ -532,7 +535,8 @@ mod tests {
     use super::*;
 
     fn at(seconds: u64) -> Now {
-        Now { mono: Instant::default(), wall: UnixTime::from_secs(1_800_000_000) }.after(Duration::from_secs(seconds))
+        Now { mono: Instant::default(), wall: UnixTime::from_secs(1_800_000_000) }
+            .after(Duration::from_secs(seconds))
     }
 
     fn session() -> ControlSession {
@@ -559,7 +563,7 @@ mod tests {
 
     fn running() -> (ControlSession, RequestId) {
         let mut session = session();
-        session.register(None, at(0));
+        session.register(None);
         let (id, _) = register_id(&mut session);
         session.on_register_answer(id, Ok(RegisterResponse::default()), at(0));
         let mut map = None;
@@ -576,21 +580,28 @@ mod tests {
     #[test]
     fn acceptance_opens_stream_and_update_at_once() {
         let mut session = session();
-        session.register(Some(Secret::from("key".to_owned())), at(0));
+        session.register(Some(Secret::from("key".to_owned())));
         let (id, request) = register_id(&mut session);
         assert!(request.auth.is_some());
         session.on_register_answer(id, Ok(RegisterResponse::default()), at(0));
         let outputs = outputs(&mut session);
-        assert!(matches!(outputs[..], [ControlOutput::OpenMap { .. }, ControlOutput::Update { .. }]), "{outputs:?}");
+        assert!(
+            matches!(outputs[..], [ControlOutput::OpenMap { .. }, ControlOutput::Update { .. }]),
+            "{outputs:?}"
+        );
     }
 
     #[test]
     fn a_person_is_waited_for_with_the_followup() {
         let mut session = session();
-        session.register(None, at(0));
+        session.register(None);
         let (id, _) = register_id(&mut session);
         let url = "https://x/register/1".to_owned();
-        session.on_register_answer(id, Ok(RegisterResponse { auth_url: url.clone(), ..Default::default() }), at(0));
+        session.on_register_answer(
+            id,
+            Ok(RegisterResponse { auth_url: url.clone(), ..Default::default() }),
+            at(0),
+        );
         assert!(matches!(session.poll_event(), Some(ControlEvent::AuthUrl(told)) if told == url));
         let (id, request) = register_id(&mut session);
         assert_eq!(request.followup, url);
@@ -602,9 +613,13 @@ mod tests {
     #[test]
     fn a_refusal_is_told_and_tried_again() {
         let mut session = session();
-        session.register(None, at(0));
+        session.register(None);
         let (id, _) = register_id(&mut session);
-        session.on_register_answer(id, Ok(RegisterResponse { error: "no".to_owned(), ..Default::default() }), at(0));
+        session.on_register_answer(
+            id,
+            Ok(RegisterResponse { error: "no".to_owned(), ..Default::default() }),
+            at(0),
+        );
         assert!(matches!(session.poll_event(), Some(ControlEvent::Refused(_))));
         assert!(session.next_deadline().expect("tried again") > at(0).mono);
     }
@@ -613,7 +628,7 @@ mod tests {
     fn the_old_key_is_named_when_a_new_one_registers() {
         let (mut session, _) = running();
         let old = session.keys().node.public();
-        session.register_with_new_key(NodePrivate::generate([9; 32]), None, at(5));
+        session.register_with_new_key(NodePrivate::generate([9; 32]), None);
         let (_, request) = register_id(&mut session);
         assert_eq!(request.old_node_key, old);
         assert_ne!(request.node_key, old);
@@ -659,7 +674,8 @@ mod tests {
     #[test]
     fn logging_out_names_the_past_and_opens_nothing() {
         let (mut session, _) = running();
-        session.log_out(at(3));
+        while session.poll_event().is_some() {}
+        session.log_out();
         let (id, request) = register_id(&mut session);
         assert_eq!(request.expiry, Some(UnixTime::from_secs(123)));
         session.on_register_answer(id, Err(RequestFailure::Transport), at(4));
@@ -672,24 +688,34 @@ mod tests {
     fn no_storm_of_wakes() {
         arbtest::arbtest(|u| {
             let mut session = session();
-            session.register(None, at(0));
+            session.register(None);
             let mut ids = Vec::new();
             for second in 0..u.int_in_range(1..=20)? {
                 let now = at(second);
                 for output in outputs(&mut session) {
                     match output {
-                        ControlOutput::Register { id, .. } | ControlOutput::OpenMap { id, .. } | ControlOutput::Update { id, .. } => ids.push(id),
+                        ControlOutput::Register { id, .. }
+                        | ControlOutput::OpenMap { id, .. }
+                        | ControlOutput::Update { id, .. } => ids.push(id),
                         ControlOutput::CancelRegister | ControlOutput::CloseMap => {}
                     }
                 }
                 if let Ok(id) = u.choose(&ids).copied() {
                     match u.int_in_range(0..=5)? {
                         0 => session.on_register_answer(id, Ok(RegisterResponse::default()), now),
-                        1 => session.on_register_answer(id, Err(RequestFailure::Http { status: 429, retry_after: None }), now),
+                        1 => session.on_register_answer(
+                            id,
+                            Err(RequestFailure::Http { status: 429, retry_after: None }),
+                            now,
+                        ),
                         2 => session.on_map_ended(id, now),
                         3 => session.on_update_answer(id, Err(RequestFailure::Transport), now),
                         4 => drop(session.on_map_frame(id, true, now)),
-                        _ => session.on_register_answer(id, Ok(RegisterResponse { auth_url: "u".to_owned(), ..Default::default() }), now),
+                        _ => session.on_register_answer(
+                            id,
+                            Ok(RegisterResponse { auth_url: "u".to_owned(), ..Default::default() }),
+                            now,
+                        ),
                     }
                 }
                 session.on_deadline(now);

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 use sw_tailcfg::{
-    ClientVersion, DerpMap, DisplayMessage, DnsConfig, FilterRule, MapResponse, Node, PeerChange, SshPolicy, TkaInfo,
-    UserProfile,
+    ClientVersion, DerpMap, DisplayMessage, DnsConfig, FilterRule, MapResponse, Node, PeerChange, SshPolicy,
+    TkaInfo, UserProfile,
 };
 use sw_types::{NodeId, NodeKey, UnixTime, UserId};
 use thiserror::Error;
@@ -101,7 +101,11 @@ impl Changes {
 impl Netmap {
     /// Makes a network out of the first message of a stream. `old` is what was known before: the result's
     /// differences to it are returned, so that nothing is torn down that stays.
-    pub fn from_first(message: MapResponse, old: Option<&Self>, now: UnixTime) -> Result<(Self, Changes), FoldError> {
+    pub fn from_first(
+        message: MapResponse,
+        old: Option<&Self>,
+        now: UnixTime,
+    ) -> Result<(Self, Changes), FoldError> {
         if message.node.is_none() {
             return Err(FoldError::FirstWithoutNode);
         }
@@ -143,7 +147,8 @@ impl Netmap {
         }
         if let Some(node) = message.node {
             changes.self_node |= *self.self_node != *node;
-            changes.addressing |= self.self_node.name != node.name || self.self_node.addresses != node.addresses;
+            changes.addressing |=
+                self.self_node.name != node.name || self.self_node.addresses != node.addresses;
             self.self_node = Arc::from(node);
         }
         for profile in message.user_profiles {
@@ -366,7 +371,8 @@ impl Netmap {
             messages: self.display_messages != old.display_messages || self.health != old.health,
             ..Changes::default()
         };
-        changes.addressing = self.self_node.name != old.self_node.name || self.self_node.addresses != old.self_node.addresses;
+        changes.addressing =
+            self.self_node.name != old.self_node.name || self.self_node.addresses != old.self_node.addresses;
         for (id, node) in &self.peers {
             match old.peers.get(id) {
                 Some(known) if known == node => {}
@@ -471,7 +477,11 @@ impl Netmap {
             derp_map: Some(self.derp_map.clone()),
             dns_config: Some(self.dns.clone()),
             peers: self.peers.values().map(|node| (**node).clone()).collect(),
-            packet_filters: self.filters.iter().map(|(name, rules)| (name.clone(), Some(rules.clone()))).collect(),
+            packet_filters: self
+                .filters
+                .iter()
+                .map(|(name, rules)| (name.clone(), Some(rules.clone())))
+                .collect(),
             user_profiles: self.user_profiles.values().cloned().collect(),
             ssh_policy: self.ssh_policy.clone(),
             tka_info: self.tka_info.clone(),
@@ -549,8 +559,12 @@ mod tests {
     #[test]
     fn a_patched_key_retires_the_old_one() {
         let mut netmap = start([2]);
-        let patch = PeerChange { node_id: NodeId(2), key: Some(NodeKey::from([77; 32])), ..PeerChange::default() };
-        let changes = netmap.apply(MapResponse { peers_changed_patch: vec![patch], ..MapResponse::default() }, UnixTime::EPOCH);
+        let patch =
+            PeerChange { node_id: NodeId(2), key: Some(NodeKey::from([77; 32])), ..PeerChange::default() };
+        let changes = netmap.apply(
+            MapResponse { peers_changed_patch: vec![patch], ..MapResponse::default() },
+            UnixTime::EPOCH,
+        );
         assert!(changes.retired_keys.contains(&node(2).key) && !changes.addressing);
         assert_eq!(netmap.peer_by_key(&NodeKey::from([77; 32])).map(|peer| peer.id), Some(NodeId(2)));
     }
@@ -576,7 +590,10 @@ mod tests {
     fn peers_expire_by_the_servers_clock() {
         let mut netmap = start([2]);
         let (now, server) = (UnixTime::from_secs(1_800_000_000), UnixTime::from_secs(1_800_003_600));
-        netmap.apply(MapResponse { control_time: Some(server), keep_alive: true, ..MapResponse::default() }, now);
+        netmap.apply(
+            MapResponse { control_time: Some(server), keep_alive: true, ..MapResponse::default() },
+            now,
+        );
         let peer = Node { key_expiry: Some(UnixTime::from_secs(1_800_001_800)), ..node(2) };
         assert!(netmap.is_expired(&peer, now), "our clock is an hour behind");
         assert!(!netmap.is_expired(&Node { key_expiry: None, ..node(2) }, now));
@@ -604,7 +621,8 @@ mod tests {
             assert_eq!(netmap.by_key, fresh.by_key);
             assert_eq!(netmap.by_address, fresh.by_address);
             assert!(netmap.differences_to(&fresh).is_empty());
-            let again = Netmap::from_first(netmap.to_message(), Some(&netmap), UnixTime::EPOCH).expect("has a node");
+            let again =
+                Netmap::from_first(netmap.to_message(), Some(&netmap), UnixTime::EPOCH).expect("has a node");
             assert!(again.1.is_empty(), "the cached form makes the same network");
             Ok(())
         });
