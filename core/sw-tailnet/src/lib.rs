@@ -30,6 +30,7 @@
 //! assert!(tailnet.state().find_user("alice").is_some());
 //! ```
 #![forbid(unsafe_code)]
+#![warn(clippy::iter_over_hash_type)]
 
 mod addresses;
 mod admin;

@@ -17,6 +17,7 @@
 //!  data messages ─► BatchCipher::open, ReplayWindow::accept ─► inner packets
 //! ```
 #![forbid(unsafe_code)]
+#![warn(clippy::iter_over_hash_type)]
 
 mod activity;
 mod cipher;
