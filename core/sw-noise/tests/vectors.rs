@@ -1,4 +1,5 @@
 //! The vectors of control.md §9.1 to §9.3, both sides.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use serde_json::Value;
 use sw_noise::primitives::{KEY_LEN, open_in_place};
