@@ -32,6 +32,12 @@ impl Role {
         }
     }
 
+    /// Reports whether people of this role may give machines any declared tag.
+    #[must_use]
+    pub fn may_set_any_tag(self) -> bool {
+        matches!(self, Self::Owner | Self::Admin | Self::NetworkAdmin)
+    }
+
     /// Reports whether a person of this role belongs to `autogroup:<wanted>`; the owner is an admin too.
     #[must_use]
     pub fn is(self, wanted: Self) -> bool {
@@ -191,7 +197,10 @@ fn port_item(whole: &str, item: &str) -> Result<Ports, Malformed> {
             return fail("invalid port range format", "write a range as FIRST-LAST, for example 8000-8080");
         }
         let (Some(first), Some(last)) = (number(first), number(last)) else {
-            return fail("invalid first integer", "write ports as numbers, for example 22 or 8000-8080, or *");
+            return fail(
+                "invalid first integer",
+                "write ports as numbers, for example 22 or 8000-8080, or *",
+            );
         };
         let (Ok(first), Ok(last)) = (u16::try_from(first), u16::try_from(last)) else {
             return fail("port number out of range", "ports go from 1 to 65535");
@@ -397,7 +406,10 @@ mod tests {
     #[test]
     fn ports_follow_the_table() {
         let tail = |text: &str| parse_ports(text).unwrap_err().message;
-        assert_eq!(parse_ports("22,80-90").unwrap(), [Ports { first: 22, last: 22 }, Ports { first: 80, last: 90 }]);
+        assert_eq!(
+            parse_ports("22,80-90").unwrap(),
+            [Ports { first: 22, last: 22 }, Ports { first: 80, last: 90 }]
+        );
         assert_eq!(parse_ports("0-65535").unwrap(), [Ports::ANY]);
         assert_eq!(tail("x"), "port range \"x\": invalid first integer");
         assert_eq!(tail("22, 80"), "port range \"22, 80\": invalid first integer");
@@ -406,7 +418,10 @@ mod tests {
         assert_eq!(tail("0"), "port range \"0\": first port must be >0, or use '*' for wildcard");
         assert_eq!(tail("1-2-3"), "port range \"1-2-3\": invalid port range format");
         assert_eq!(tail("1-"), "port range \"1-\": invalid port range format");
-        assert_eq!(tail("9-8"), "port range \"9-8\": invalid port range: first port is greater than last port");
+        assert_eq!(
+            tail("9-8"),
+            "port range \"9-8\": invalid port range: first port is greater than last port"
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod ssh;
 use crate::alias::{Autogroup, Selector, has_ports, protocol_name};
 use crate::error::{Kind, Problem, Span, nearest};
 use crate::model::{Acl, Alias, Grant, Policy, PostureRef};
+use crate::people::Names;
 use crate::range::{IpRange, is_default_route};
 use crate::world::World;
 
@@ -19,7 +20,8 @@ pub struct Context<'w> {
 
 /// Returns all semantic problems, in the order of policy.md §6.3.
 pub(crate) fn check(policy: &Policy, context: Context<'_>) -> Vec<Problem> {
-    let mut checker = Checker { policy, context, problems: Vec::new() };
+    let names = Names::new(&context.world.users);
+    let mut checker = Checker { policy, context, names, problems: Vec::new() };
     for acl in policy.acls.iter().flatten() {
         checker.acl(acl);
     }
@@ -47,6 +49,7 @@ pub(crate) fn check(policy: &Policy, context: Context<'_>) -> Vec<Problem> {
 struct Checker<'p> {
     policy: &'p Policy,
     context: Context<'p>,
+    names: Names,
     problems: Vec<Problem>,
 }
 
@@ -113,8 +116,14 @@ impl Checker<'_> {
         }
         if let Some(alias) = grant.dst.iter().find(|alias| is_default_route_alias(&alias.selector)) {
             let written = &alias.written;
-            let message = format!("dst {written:?}: to allow all IP addresses, use \"*\" or \"autogroup:internet\"");
-            self.add(Kind::GrantDefaultRoute, alias.span, message, "write \"autogroup:internet\" for exit nodes");
+            let message =
+                format!("dst {written:?}: to allow all IP addresses, use \"*\" or \"autogroup:internet\"");
+            self.add(
+                Kind::GrantDefaultRoute,
+                alias.span,
+                message,
+                "write \"autogroup:internet\" for exit nodes",
+            );
         }
         for via in &grant.via {
             if !self.policy.tag_owners.contains_key(&via.written) {
@@ -127,17 +136,30 @@ impl Checker<'_> {
     }
 
     fn capability(&mut self, name: &str, span: Span) {
-        let has_form = name.split_once('/').is_some_and(|(domain, path)| !domain.is_empty() && !path.is_empty());
+        let has_form =
+            name.split_once('/').is_some_and(|(domain, path)| !domain.is_empty() && !path.is_empty());
         if name.contains("://") || !has_form {
             let message = format!("{name:?}: capability name must have the form {{domain}}/{{path}}");
             self.add(Kind::BadCapName, span, message, "write for example \"example.com/cap/admin\"");
             return;
         }
-        const OFFICIAL: &[&str] =
-            &["drive", "relay", "webui", "kubernetes", "tsidp", "secrets", "golink", "taildrop", "recorder", "tailsql"];
+        const OFFICIAL: &[&str] = &[
+            "drive",
+            "relay",
+            "webui",
+            "kubernetes",
+            "tsidp",
+            "secrets",
+            "golink",
+            "taildrop",
+            "recorder",
+            "tailsql",
+        ];
         let Some(path) = name.strip_prefix("tailscale.com/") else { return };
         let is_known = path.strip_prefix("cap/").is_some_and(|cap| {
-            OFFICIAL.iter().any(|known| cap.strip_prefix(known).is_some_and(|r| r.is_empty() || r.starts_with('/')))
+            OFFICIAL
+                .iter()
+                .any(|known| cap.strip_prefix(known).is_some_and(|r| r.is_empty() || r.starts_with('/')))
         });
         if !is_known {
             let message = format!("{name:?}: capability name must not be in the tailscale.com domain");
@@ -157,7 +179,8 @@ impl Checker<'_> {
             }
             Selector::Autogroup(Autogroup::Internet) => {
                 let message = "autogroup:internet can only be used in ACL destinations";
-                let fix = "write \"*\" for all machines, or \"autogroup:danger-all\" for every address there is";
+                let fix =
+                    "write \"*\" for all machines, or \"autogroup:danger-all\" for every address there is";
                 self.add(Kind::AutogroupNotAllowed, alias.span, message, fix);
             }
             Selector::Autogroup(Autogroup::NonRoot) => self.nonroot(alias),
@@ -207,7 +230,12 @@ impl Checker<'_> {
     }
 
     /// With `autogroup:self` as a destination every source must be people (policy.md §6.2).
-    fn self_sources<'a>(&mut self, dst: impl Iterator<Item = &'a Alias>, src: &[Alias], wildcard_is_fine: bool) {
+    fn self_sources<'a>(
+        &mut self,
+        dst: impl Iterator<Item = &'a Alias>,
+        src: &[Alias],
+        wildcard_is_fine: bool,
+    ) {
         let mut dst = dst;
         if !dst.any(|alias| alias.selector == Selector::Autogroup(Autogroup::SelfNodes)) {
             return;
@@ -246,11 +274,21 @@ impl Checker<'_> {
             }
             Selector::Host(name) if !policy.hosts.contains_key(name) => {
                 let fix = define_fix(name, policy.hosts.keys(), "hosts");
-                self.add(Kind::UndefinedHost, alias.span, format!("host not defined in policy: {name:?}"), fix);
+                self.add(
+                    Kind::UndefinedHost,
+                    alias.span,
+                    format!("host not defined in policy: {name:?}"),
+                    fix,
+                );
             }
             Selector::Ipset(name) if !policy.ipsets.contains_key(name) => {
                 let fix = define_fix(name, policy.ipsets.keys(), "ipsets");
-                self.add(Kind::UndefinedIpset, alias.span, format!("ipset not defined in policy: {name:?}"), fix);
+                self.add(
+                    Kind::UndefinedIpset,
+                    alias.span,
+                    format!("ipset not defined in policy: {name:?}"),
+                    fix,
+                );
             }
             Selector::Tag(name) if !policy.tag_owners.contains_key(name) => {
                 let message = match place {
@@ -282,7 +320,7 @@ impl Checker<'_> {
         match &alias.selector {
             Selector::DomainUsers(domain) => self.domain(domain, alias.span, prefix),
             Selector::User(token) => {
-                if !crate::people::is_unambiguous(&self.context.world.users, token) {
+                if self.names.is_ambiguous(token) {
                     let message = format!("multiple users found: {:?}", alias.written);
                     let fix = "write the e-mail of the person that is meant";
                     self.add(Kind::BadUser, alias.span, message, fix);
@@ -348,7 +386,12 @@ impl Checker<'_> {
             }
             Selector::Ipset(_) | Selector::Service(_) => {
                 let message = format!("{:?}: invalid address", alias.written);
-                self.add(Kind::InvalidAlias, alias.span, message, "name machines by person, group, tag or address");
+                self.add(
+                    Kind::InvalidAlias,
+                    alias.span,
+                    message,
+                    "name machines by person, group, tag or address",
+                );
             }
             Selector::Wildcard
             | Selector::Range(_)
@@ -364,13 +407,14 @@ impl Checker<'_> {
         let policy = self.policy;
         for (tag, entry) in &policy.tag_owners {
             for owner in &entry.owners {
-                match &owner.selector {
-                    Selector::Tag(name) if !policy.tag_owners.contains_key(name) => {
-                        let message = format!("tag {tag:?} references undefined tag {name:?}");
-                        let fix = self.tag_fix(name);
-                        self.add(Kind::UndefinedTag, owner.span, message, fix);
-                    }
-                    _ => self.person_or_tag(owner, "own a tag"),
+                if let Selector::Tag(name) = &owner.selector
+                    && !policy.tag_owners.contains_key(name)
+                {
+                    let message = format!("tag {tag:?} references undefined tag {name:?}");
+                    let fix = self.tag_fix(name);
+                    self.add(Kind::UndefinedTag, owner.span, message, fix);
+                } else {
+                    self.person_or_tag(owner, "own a tag");
                 }
             }
         }

@@ -143,7 +143,9 @@ impl Decoder {
     }
 
     fn app(&mut self, value: Option<&Value>) -> Vec<(Text, serde_json::Value)> {
-        let Some(members) = value.and_then(|value| self.problems.object(value, "app")) else { return Vec::new() };
+        let Some(members) = value.and_then(|value| self.problems.object(value, "app")) else {
+            return Vec::new();
+        };
         let mut app = Vec::new();
         for member in members {
             let name = Text { text: member.name.clone(), span: member.name_span };

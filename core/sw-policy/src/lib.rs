@@ -1,22 +1,55 @@
 //! The policy file: parse with positions, validate, compile, explain.
+//!
+//! Pure: a text and a [`World`] come in, packet filters and the like come out. It stores nothing, sends
+//! nothing, and asks no clock. The rules it follows stand in policy.md; what a section cites is there.
+//!
+//! ```text
+//!   text ─ hujson ─► values ─ decode ─► sections ─ check ─► Policy ─ plan ─► pieces of rules
+//!                                                                              │ + World
+//!     filter, ssh, attributes, peers, routes  ◄── per machine ── Compiled ◄────┘
+//! ```
+//!
+//! ```
+//! use std::sync::Arc;
+//! use sw_policy::{Compiled, Context, Policy, World};
+//!
+//! let world = World::default();
+//! let text = r#"{"grants": [{"src": ["*"], "dst": ["tag:web"], "ip": ["443"]}], "tagOwners": {"tag:web": []}}"#;
+//! let policy = Policy::parse(text, Context { world: &world, domains: None }).unwrap();
+//! let compiled = Compiled::new(&Arc::new(policy), &world);
+//! assert!(compiled.filter(sw_types::NodeId(1)).is_empty());
+//!
+//! let wrong = Policy::parse(r#"{"acls": [{"action": "deny"}]}"#, Context { world: &world, domains: None });
+//! assert_eq!(wrong.unwrap_err().message(), "line 1, column 22: action=\"deny\" is not supported");
+//! ```
+#![forbid(unsafe_code)]
 
 mod alias;
+mod bits;
 mod check;
+mod compiled;
+pub mod conform;
 mod decode;
 mod error;
 pub mod hujson;
 mod model;
 mod people;
+mod plan;
+pub mod policy_tests;
 mod posture;
 mod range;
+mod rule;
 mod world;
 
 pub use alias::{Ports, Role};
 pub use check::Context;
+pub use compiled::{Class, Compiled};
 pub use error::{Kind, Lines, Position, Problem, Rejection, Span};
 pub use model::{CheckPeriod, Policy};
+pub use plan::CapMap;
 pub use posture::Attributes;
 pub use range::{IpRange, RangeSet};
+pub use rule::{Action, CapGrant, DstPorts, Recording, Rule, Sources, SshPolicy, SshRule, SshVerdict};
 pub use world::{Node, User, World};
 
 impl Policy {

@@ -1,9 +1,11 @@
 //! Which person a policy's words name (policy.md §15.1).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use sw_types::UserId;
 
+use crate::plan::{Plan, SelId};
 use crate::world::User;
 
 /// How a word names a person: identity provider, then e-mail, then name.
@@ -17,44 +19,74 @@ fn strength(user: &User, token: &str) -> Option<u8> {
     user.tokens().iter().any(|own| own == token).then_some(2)
 }
 
-/// Reports whether `token` names at most one person.
-pub(crate) fn is_unambiguous(users: &BTreeMap<UserId, User>, token: &str) -> bool {
-    let found: Vec<u8> = users.values().filter_map(|user| strength(user, token)).collect();
-    let best = found.iter().min();
-    found.iter().filter(|strength| Some(*strength) == best).count() <= 1
-}
-
 /// The person that each word of a policy names; ambiguous words name nobody.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Names(BTreeMap<String, UserId>);
+pub(crate) struct Names(BTreeMap<String, Option<UserId>>);
 
 impl Names {
-    /// Resolves those words for which `is_used` holds.
-    pub(crate) fn new(users: &BTreeMap<UserId, User>, is_used: impl Fn(&str) -> bool) -> Self {
-        let mut best: BTreeMap<String, (u8, UserId, bool)> = BTreeMap::new();
+    /// Resolves the words of all people.
+    pub(crate) fn new(users: &BTreeMap<UserId, Arc<User>>) -> Self {
+        let mut best: BTreeMap<String, (u8, Option<UserId>)> = BTreeMap::new();
         for user in users.values() {
             let mut tokens = user.tokens();
             tokens.sort_unstable();
             tokens.dedup();
-            for token in tokens.into_iter().filter(|token| is_used(token)) {
+            for token in tokens {
                 let Some(strength) = strength(user, &token) else { continue };
-                let entry = best.entry(token).or_insert((strength, user.id, true));
-                if entry.1 == user.id {
-                    continue;
-                }
+                let entry = best.entry(token).or_insert((u8::MAX, None));
                 if strength < entry.0 {
-                    *entry = (strength, user.id, true);
+                    *entry = (strength, Some(user.id));
                 } else if strength == entry.0 {
-                    entry.2 = false;
+                    entry.1 = None;
                 }
             }
         }
-        let certain = best.into_iter().filter(|(_, (_, _, is_alone))| *is_alone);
-        Self(certain.map(|(token, (_, user, _))| (token, user)).collect())
+        Self(best.into_iter().map(|(token, (_, user))| (token, user)).collect())
     }
 
     /// Returns the person that a word names.
     pub(crate) fn get(&self, token: &str) -> Option<UserId> {
-        self.0.get(token).copied()
+        self.0.get(token).copied().flatten()
+    }
+
+    /// Reports whether a word names several people equally well.
+    pub(crate) fn is_ambiguous(&self, token: &str) -> bool {
+        self.0.get(token) == Some(&None)
+    }
+}
+
+/// The people of a network, and which selectors of a policy they meet with their own machines.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct People {
+    pub(crate) users: BTreeMap<UserId, Arc<User>>,
+    /// The person of every word.
+    pub(crate) names: Names,
+    sels: BTreeMap<UserId, Vec<SelId>>,
+}
+
+impl People {
+    pub(crate) fn new(plan: &Plan, users: &BTreeMap<UserId, Arc<User>>) -> Self {
+        let names = Names::new(users);
+        let mut sels: BTreeMap<UserId, Vec<SelId>> = BTreeMap::new();
+        for (token, found) in &plan.by_token {
+            if let Some(user) = names.get(token) {
+                sels.entry(user).or_default().extend(found);
+            }
+        }
+        for user in users.values() {
+            let own = sels.entry(user.id).or_default();
+            if let Some(found) = user.domain().and_then(|domain| plan.by_domain.get(&domain.to_lowercase())) {
+                own.extend(found);
+            }
+            own.extend(plan.by_role.iter().filter(|(role, _)| user.role.is(*role)).map(|(_, sel)| *sel));
+            own.sort_unstable();
+            own.dedup();
+        }
+        Self { users: users.clone(), names, sels }
+    }
+
+    /// Returns the selectors that the machines of a person meet, `autogroup:member` left out.
+    pub(crate) fn sels(&self, user: UserId) -> &[SelId] {
+        self.sels.get(&user).map_or(&[], Vec::as_slice)
     }
 }

@@ -205,7 +205,9 @@ mod tests {
         ] {
             assert_eq!(Assertion::parse(text).unwrap().holds(&attributes), holds, "{text}");
         }
-        for bad in ["", "node:os", "node:os = 'x'", "os == 'x'", "node:os == \"x\"", "node:os IN 'x'", "node:os =="] {
+        for bad in
+            ["", "node:os", "node:os = 'x'", "os == 'x'", "node:os == \"x\"", "node:os IN 'x'", "node:os =="]
+        {
             assert!(Assertion::parse(bad).is_err(), "{bad}");
         }
     }

@@ -254,6 +254,9 @@ impl RangeSet {
 
 impl FromIterator<IpRange> for RangeSet {
     fn from_iter<I: IntoIterator<Item = IpRange>>(ranges: I) -> Self {
+        let mut ranges: Vec<IpRange> = ranges.into_iter().collect();
+        // In this order every range joins or follows the last one.
+        ranges.sort_unstable();
         let mut set = Self::default();
         for range in ranges {
             set.add(range);
@@ -328,14 +331,24 @@ mod tests {
 
     #[test]
     fn malformed_addresses_are_refused() {
-        for bad in ["10.0.0.01", "10.0.0.0/08", "10.0.0.0/+8", "10.0.0.0/33", "fe80::1%eth0", "10.0.0.2-10.0.0.1", ""] {
+        for bad in [
+            "10.0.0.01",
+            "10.0.0.0/08",
+            "10.0.0.0/+8",
+            "10.0.0.0/33",
+            "fe80::1%eth0",
+            "10.0.0.2-10.0.0.1",
+            "",
+        ] {
             assert!(IpRange::parse(bad).is_none(), "{bad}");
         }
     }
 
     #[test]
     fn prefixes_of_a_range_rebuild_it() {
-        for text in ["100.64.0.0-100.115.91.255", "0.0.0.0/0", "::/0", "10.0.0.1-10.0.0.6", "::1-::", "1.2.3.4"] {
+        for text in
+            ["100.64.0.0-100.115.91.255", "0.0.0.0/0", "::/0", "10.0.0.1-10.0.0.6", "::1-::", "1.2.3.4"]
+        {
             let Some(range) = IpRange::parse(text) else { continue };
             let set: RangeSet = range.prefixes().into_iter().map(IpRange::prefix).collect();
             assert_eq!(set.ranges(), [range]);

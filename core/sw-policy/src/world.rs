@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use sw_types::{NodeId, UserId};
@@ -105,15 +106,16 @@ impl Node {
 /// Everything a policy can depend on.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct World {
-    pub users: BTreeMap<UserId, User>,
-    pub nodes: BTreeMap<NodeId, Node>,
+    pub users: BTreeMap<UserId, Arc<User>>,
+    pub nodes: BTreeMap<NodeId, Arc<Node>>,
 }
 
 impl World {
     /// Returns the domains of all logins.
     #[must_use]
     pub fn domains(&self) -> Vec<String> {
-        let mut domains: Vec<String> = self.users.values().filter_map(User::domain).map(str::to_owned).collect();
+        let mut domains: Vec<String> =
+            self.users.values().filter_map(|user| user.domain()).map(str::to_owned).collect();
         domains.sort_unstable();
         domains.dedup();
         domains

@@ -134,7 +134,12 @@ impl Checker<'_> {
         let Some((period, span)) = rule.check_period else { return };
         if rule.action == SshAction::Accept {
             let message = "checkPeriod is only valid with action \"check\"";
-            self.add(Kind::SshCheckPeriod, span, message, "write \"action\": \"check\", or remove checkPeriod");
+            self.add(
+                Kind::SshCheckPeriod,
+                span,
+                message,
+                "write \"action\": \"check\", or remove checkPeriod",
+            );
             return;
         }
         let CheckPeriod::Nanoseconds(period) = period else { return };

@@ -75,7 +75,12 @@ impl Problems {
     }
 
     /// Matches the names of an object with the fields that a section knows, upper and lower case being one.
-    pub(super) fn fields<'v>(&mut self, value: &'v Value, what: &str, known: &'static [&'static str]) -> Fields<'v> {
+    pub(super) fn fields<'v>(
+        &mut self,
+        value: &'v Value,
+        what: &str,
+        known: &'static [&'static str],
+    ) -> Fields<'v> {
         let mut fields = Fields { known, values: vec![None; known.len()], span: value.span };
         let Some(members) = self.object(value, what) else { return fields };
         for member in members {

@@ -5,7 +5,8 @@ use crate::alias::{Selector, parse_duration, parse_ip_item, parse_ports, parse_p
 use crate::error::{Kind, Span};
 use crate::hujson::{Json, Value};
 use crate::model::{
-    Acl, AclDst, Alias, CheckPeriod, Grant, IpItem, SshAction, SshRule, SshTest, SshUser, SshUserKind, Test, Text,
+    Acl, AclDst, Alias, CheckPeriod, Grant, IpItem, SshAction, SshRule, SshTest, SshUser, SshUserKind, Test,
+    Text,
 };
 
 const ACL: &[&str] = &["action", "proto", "src", "dst", "srcPosture", "users", "ports"];
@@ -75,8 +76,9 @@ impl Decoder {
     }
 
     fn acl_dst(&mut self, text: &Text) -> Option<AclDst> {
-        let (alias, ports_text) =
-            split_ports(&text.text).map_err(|malformed| self.problems.malformed(text.span, malformed)).ok()?;
+        let (alias, ports_text) = split_ports(&text.text)
+            .map_err(|malformed| self.problems.malformed(text.span, malformed))
+            .ok()?;
         let ports = match parse_ports(ports_text) {
             Ok(ports) => ports,
             Err(mut malformed) => {
@@ -124,7 +126,12 @@ impl Decoder {
             return Some(Alias { selector, written: written.to_owned(), span: text.span });
         }
         let message = format!("via can only be a tag: {written:?}");
-        self.problems.add(Kind::BadVia, text.span, message, "name the tag of the routers, for example \"tag:router\"");
+        self.problems.add(
+            Kind::BadVia,
+            text.span,
+            message,
+            "name the tag of the routers, for example \"tag:router\"",
+        );
         None
     }
 
@@ -139,9 +146,10 @@ impl Decoder {
         }
         let dst = self.aliases(fields.get("dst"), "dst");
         for alias in dst.iter().filter(|alias| !may_be_ssh_dst(&alias.selector)) {
-            let message = match alias.selector {
-                Selector::Wildcard => "wildcard (*) is not supported as SSH destination".to_owned(),
-                _ => format!("invalid dst {:?}", alias.written),
+            let message = if alias.selector == Selector::Wildcard {
+                "wildcard (*) is not supported as SSH destination".to_owned()
+            } else {
+                format!("invalid dst {:?}", alias.written)
             };
             let fix = "use a tag, a person, autogroup:member, autogroup:tagged or autogroup:self";
             self.problems.add(Kind::SshAliasNotAllowed, alias.span, message, fix);
@@ -174,7 +182,12 @@ impl Decoder {
             Some("check") => SshAction::Check,
             Some(other) => {
                 let message = format!("{other:?} is not a valid action");
-                self.problems.add(Kind::BadAction, span_of(value, rule), message, "write \"accept\" or \"check\"");
+                self.problems.add(
+                    Kind::BadAction,
+                    span_of(value, rule),
+                    message,
+                    "write \"accept\" or \"check\"",
+                );
                 SshAction::Accept
             }
         }

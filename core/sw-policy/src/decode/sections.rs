@@ -14,7 +14,8 @@ use crate::range::{IpRange, RangeSet, internet, parse_prefix};
 
 impl Decoder {
     pub(super) fn groups(&mut self, fields: &Fields<'_>, policy: &mut Policy) {
-        let Some(members) = fields.get("groups").and_then(|value| self.problems.object(value, "groups")) else {
+        let Some(members) = fields.get("groups").and_then(|value| self.problems.object(value, "groups"))
+        else {
             return;
         };
         for member in members {
@@ -55,7 +56,8 @@ impl Decoder {
             }
             if !written.contains('@') {
                 let message = format!("groups[{:?}]: username must contain @, got: {written:?}", group.name);
-                let fix = format!("write the login, or {:?} for a person without an e-mail", format!("{written}@"));
+                let fix =
+                    format!("write the login, or {:?} for a person without an e-mail", format!("{written}@"));
                 self.problems.add(Kind::BadUser, item.span, message, fix);
                 continue;
             }
@@ -65,7 +67,9 @@ impl Decoder {
     }
 
     pub(super) fn hosts(&mut self, fields: &Fields<'_>, policy: &mut Policy) {
-        let Some(members) = fields.get("hosts").and_then(|value| self.problems.object(value, "hosts")) else { return };
+        let Some(members) = fields.get("hosts").and_then(|value| self.problems.object(value, "hosts")) else {
+            return;
+        };
         for member in members {
             let Some(value) = self.problems.string(&member.value, "the address of a host") else { continue };
             if member.name.contains(['@', ':']) {
@@ -90,7 +94,8 @@ impl Decoder {
     }
 
     pub(super) fn ipsets(&mut self, fields: &Fields<'_>, policy: &mut Policy) {
-        let Some(members) = fields.get("ipsets").and_then(|value| self.problems.object(value, "ipsets")) else {
+        let Some(members) = fields.get("ipsets").and_then(|value| self.problems.object(value, "ipsets"))
+        else {
             return;
         };
         let mut defined = BTreeMap::new();
@@ -196,15 +201,15 @@ impl Decoder {
     }
 
     pub(super) fn tag_owners(&mut self, fields: &Fields<'_>, policy: &mut Policy) {
-        let Some(members) = fields.get("tagOwners").and_then(|value| self.problems.object(value, "tagOwners")) else {
+        let Some(members) =
+            fields.get("tagOwners").and_then(|value| self.problems.object(value, "tagOwners"))
+        else {
             return;
         };
         for member in members {
             if !is_tag_name(&member.name) {
-                let message = format!(
-                    "tagOwners[{:?}]: tag names must start with a letter, after 'tag:'",
-                    member.name
-                );
+                let message =
+                    format!("tagOwners[{:?}]: tag names must start with a letter, after 'tag:'", member.name);
                 let fix = "write \"tag:NAME\"; the name has letters, digits and dashes";
                 self.problems.add(Kind::BadTagName, member.name_span, message, fix);
             }
@@ -237,8 +242,10 @@ impl Decoder {
     pub(super) fn auto_approvers(&mut self, fields: &Fields<'_>, policy: &mut Policy) {
         let Some(value) = fields.get("autoApprovers") else { return };
         let fields = self.problems.fields(value, "autoApprovers", &["routes", "exitNode", "services"]);
-        let mut approvers =
-            AutoApprovers { exit_node: self.aliases(fields.get("exitNode"), "exitNode"), ..AutoApprovers::default() };
+        let mut approvers = AutoApprovers {
+            exit_node: self.aliases(fields.get("exitNode"), "exitNode"),
+            ..AutoApprovers::default()
+        };
         let routes = fields.get("routes").and_then(|value| self.problems.object(value, "routes"));
         for member in routes.unwrap_or(&[]) {
             let who = self.aliases(Some(&member.value), "the approvers of a route");
@@ -256,7 +263,12 @@ impl Decoder {
             let who = self.aliases(Some(&member.value), "the approvers of a service");
             if !member.name.starts_with("svc:") && !member.name.starts_with("tag:") {
                 let message = format!("autoApprovers: invalid service {:?}", member.name);
-                self.problems.add(Kind::InvalidAlias, member.name_span, message, "write \"svc:NAME\" or \"tag:NAME\"");
+                self.problems.add(
+                    Kind::InvalidAlias,
+                    member.name_span,
+                    message,
+                    "write \"svc:NAME\" or \"tag:NAME\"",
+                );
             }
             approvers.services.push((Text { text: member.name.clone(), span: member.name_span }, who));
         }
@@ -286,7 +298,12 @@ impl Decoder {
                 Some(net) => ip_pool.push((text, net.trunc())),
                 None => {
                     let message = format!("IPPool({}): not an IPv4 network", text.text);
-                    self.problems.add(Kind::NodeAttrPool, text.span, message, "write a part of 100.64.0.0/10");
+                    self.problems.add(
+                        Kind::NodeAttrPool,
+                        text.span,
+                        message,
+                        "write a part of 100.64.0.0/10",
+                    );
                 }
             }
         }
@@ -333,8 +350,16 @@ impl Decoder {
     }
 
     fn derp_region(&mut self, member: &Member) {
-        const REGION: &[&str] =
-            &["RegionID", "RegionCode", "RegionName", "Latitude", "Longitude", "Avoid", "NoMeasureNoHome", "Nodes"];
+        const REGION: &[&str] = &[
+            "RegionID",
+            "RegionCode",
+            "RegionName",
+            "Latitude",
+            "Longitude",
+            "Avoid",
+            "NoMeasureNoHome",
+            "Nodes",
+        ];
         const NODE: &[&str] = &[
             "Name",
             "RegionID",
@@ -351,7 +376,12 @@ impl Decoder {
         ];
         if member.name.parse::<u32>().is_err() {
             let message = format!("derpMap: the region {:?} is not a number", member.name);
-            self.problems.add(Kind::TypeMismatch, member.name_span, message, "number your regions 900 to 999");
+            self.problems.add(
+                Kind::TypeMismatch,
+                member.name_span,
+                message,
+                "number your regions 900 to 999",
+            );
         }
         if member.value.json == Json::Null {
             return;

@@ -61,9 +61,7 @@ pub fn remove(text: &str, path: &[Step]) -> Result<String, EditError> {
     let (last, parent) = path.split_last().ok_or(EditError::NoSuchPlace)?;
     let parent = find(&root, parent).ok_or(EditError::NoSuchPlace)?;
     let own = match (&parent.json, last) {
-        (Json::Array(items), Step::Index(at)) => {
-            items.get(*at).ok_or(EditError::NoSuchPlace)?.span
-        }
+        (Json::Array(items), Step::Index(at)) => items.get(*at).ok_or(EditError::NoSuchPlace)?.span,
         (Json::Object(members), Step::Name(name)) => {
             let member = members.iter().find(|member| member.name.eq_ignore_ascii_case(name));
             let member = member.ok_or(EditError::NoSuchPlace)?;
@@ -119,7 +117,8 @@ fn insert(text: &str, place: Place, piece: &str) -> String {
     match comma_after(text, last.end).filter(|comma| *comma < close) {
         Some(_) => spliced(text, Span { start: close, end: close }, &on_own_line(text, close, piece)),
         None => {
-            let with_piece = spliced(text, Span { start: close, end: close }, &on_own_line(text, close, piece));
+            let with_piece =
+                spliced(text, Span { start: close, end: close }, &on_own_line(text, close, piece));
             spliced(&with_piece, Span { start: last.end, end: last.end }, ",")
         }
     }

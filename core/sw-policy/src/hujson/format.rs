@@ -65,7 +65,8 @@ impl<'t> Printer<'t> {
     fn own_line_comments(&mut self, depth: usize, is_first: bool) {
         let token = self.token();
         let mut is_first = is_first;
-        let own: Vec<Comment> = token.comments.iter().copied().filter(|comment| !self.is_trailing(comment)).collect();
+        let own: Vec<Comment> =
+            token.comments.iter().copied().filter(|comment| !self.is_trailing(comment)).collect();
         for comment in own {
             if comment.newlines_before > 1 && !is_first {
                 self.blank_line();
@@ -98,7 +99,8 @@ impl<'t> Printer<'t> {
     /// Prints the comments which stand on the line of the token just printed.
     fn trailing_comments(&mut self) {
         let token = self.token();
-        let own: Vec<Comment> = token.comments.iter().copied().filter(|comment| self.is_trailing(comment)).collect();
+        let own: Vec<Comment> =
+            token.comments.iter().copied().filter(|comment| self.is_trailing(comment)).collect();
         for comment in own {
             self.out.push_str("  ");
             self.out.push_str(self.written(comment.span));
@@ -107,14 +109,14 @@ impl<'t> Printer<'t> {
 
     fn value(&mut self, depth: usize) {
         let token = self.token();
-        let close = match token.kind {
-            TokenKind::OpenBrace => self.matching(TokenKind::OpenBrace, TokenKind::CloseBrace),
-            TokenKind::OpenBracket => self.matching(TokenKind::OpenBracket, TokenKind::CloseBracket),
-            _ => {
-                self.out.push_str(self.written(token.span));
-                self.at += 1;
-                return;
-            }
+        let close = if token.kind == TokenKind::OpenBrace {
+            self.matching(TokenKind::OpenBrace, TokenKind::CloseBrace)
+        } else if token.kind == TokenKind::OpenBracket {
+            self.matching(TokenKind::OpenBracket, TokenKind::CloseBracket)
+        } else {
+            self.out.push_str(self.written(token.span));
+            self.at += 1;
+            return;
         };
         if let Some(line) = self.on_one_line(close) {
             self.out.push_str(&line);
@@ -208,11 +210,13 @@ impl<'t> Printer<'t> {
         let mut line = self.written(self.token().span).to_owned();
         for (at, token) in inside.iter().enumerate() {
             let next = inside.get(at + 1).map(|next| next.kind);
-            match token.kind {
-                TokenKind::Comma if matches!(next, Some(TokenKind::CloseBrace | TokenKind::CloseBracket)) => {}
-                TokenKind::Comma => line.push_str(", "),
-                TokenKind::Colon => line.push_str(": "),
-                _ => line.push_str(self.written(token.span)),
+            let is_last = matches!(next, Some(TokenKind::CloseBrace | TokenKind::CloseBracket));
+            if token.kind == TokenKind::Colon {
+                line.push_str(": ");
+            } else if token.kind != TokenKind::Comma {
+                line.push_str(self.written(token.span));
+            } else if !is_last {
+                line.push_str(", ");
             }
         }
         (line.chars().count() <= ONE_LINE_MAX).then_some(line)
@@ -244,7 +248,11 @@ mod tests {
         });
     }
 
-    fn scribble(u: &mut arbitrary::Unstructured<'_>, out: &mut String, depth: usize) -> arbitrary::Result<()> {
+    fn scribble(
+        u: &mut arbitrary::Unstructured<'_>,
+        out: &mut String,
+        depth: usize,
+    ) -> arbitrary::Result<()> {
         gap(u, out)?;
         match u.int_in_range(0..=if depth > 3 { 1 } else { 3 })? {
             0 => out.push_str("12"),

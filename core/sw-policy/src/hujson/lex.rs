@@ -187,9 +187,13 @@ impl Lexer<'_> {
             "true" => return Ok(TokenKind::True),
             "false" => return Ok(TokenKind::False),
             "null" => return Ok(TokenKind::Null),
-            "'" => ("a single quote where a value or name should stand".to_owned(), "use double quotes: \"…\""),
+            "'" => {
+                ("a single quote where a value or name should stand".to_owned(), "use double quotes: \"…\"")
+            }
             "#" => ("\"#\" does not begin a comment".to_owned(), "begin comments with // instead"),
-            "\u{feff}" => ("a byte order mark".to_owned(), "save the file as UTF-8 without a byte order mark"),
+            "\u{feff}" => {
+                ("a byte order mark".to_owned(), "save the file as UTF-8 without a byte order mark")
+            }
             _ if length == 0 => (format!("unexpected character {first:?}"), "remove it"),
             _ => (format!("{word:?} without quotes"), "put it in double quotes"),
         };

@@ -152,12 +152,11 @@ impl Parser<'_> {
     fn member(&mut self, depth: usize) -> Option<Member> {
         let name_span = self.span();
         if self.kind() != TokenKind::String {
-            match self.kind() {
-                TokenKind::End | TokenKind::Comma => self.no_value(self.kind()),
-                _ => {
-                    let message = format!("{:?} where a name should stand", self.written(name_span));
-                    self.unexpected(&message, "names of an object are strings in double quotes");
-                }
+            if matches!(self.kind(), TokenKind::End | TokenKind::Comma) {
+                self.no_value(self.kind());
+            } else {
+                let message = format!("{:?} where a name should stand", self.written(name_span));
+                self.unexpected(&message, "names of an object are strings in double quotes");
             }
             return None;
         }
@@ -195,7 +194,8 @@ impl Parser<'_> {
                 After::GiveUp
             }
             TokenKind::CloseBrace | TokenKind::CloseBracket | TokenKind::Colon => {
-                let message = format!("{:?} where \",\" or {close_text:?} should stand", self.written(self.span()));
+                let message =
+                    format!("{:?} where \",\" or {close_text:?} should stand", self.written(self.span()));
                 self.unexpected(&message, &format!("close it with {close_text} first"));
                 After::GiveUp
             }
@@ -232,9 +232,30 @@ mod tests {
         let value = parse(text).unwrap();
         assert_eq!(value.to_json(), serde_json::json!({"x": [1, 2], "y": "// text"}));
         for bad in [
-            "", " // only a comment", "[,]", "[1,,]", "{,}", "[1 2]", "{'a': 1}", "{a: 1}", "[0x10]", "[01]", "[NaN]",
-            "\u{feff}{}", "/* no end", "[1] 2", "{\"a\" 1}", "[\"\\x\"]", "[\"a\nb\"]", "[1}", "{\"a\": }", "# no\n{}",
-            "[+1]", "[.5]", "[1.]", "[\"\\ud800\"]",
+            "",
+            " // only a comment",
+            "[,]",
+            "[1,,]",
+            "{,}",
+            "[1 2]",
+            "{'a': 1}",
+            "{a: 1}",
+            "[0x10]",
+            "[01]",
+            "[NaN]",
+            "\u{feff}{}",
+            "/* no end",
+            "[1] 2",
+            "{\"a\" 1}",
+            "[\"\\x\"]",
+            "[\"a\nb\"]",
+            "[1}",
+            "{\"a\": }",
+            "# no\n{}",
+            "[+1]",
+            "[.5]",
+            "[1.]",
+            "[\"\\ud800\"]",
         ] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
@@ -265,7 +286,8 @@ mod tests {
     fn any_text_gives_a_value_or_problems_inside_it() {
         arbtest::arbtest(|u| {
             let text: String = u.arbitrary()?;
-            let pieces = ["{", "}", "[", "]", ",", ":", "\"a\"", "//", "/*", "*/", "\n", "1", "null", "\"", "\\"];
+            let pieces =
+                ["{", "}", "[", "]", ",", ":", "\"a\"", "//", "/*", "*/", "\n", "1", "null", "\"", "\\"];
             let mut mixed = String::new();
             for _ in 0..u.int_in_range(0..=40)? {
                 mixed.push_str(u.choose(&pieces)?);
