@@ -38,6 +38,7 @@ mod bits;
 mod encode;
 mod live;
 mod logins;
+mod look;
 mod maps;
 mod names;
 mod record;
