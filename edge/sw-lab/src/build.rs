@@ -1,5 +1,6 @@
 //! Makes a plan real: namespaces, cables, addresses, NATs and the helpers that serve them.
 
+use std::fmt::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -7,15 +8,21 @@ use std::process::{Command, Stdio};
 use crate::leftovers::run_dir;
 use crate::namespace::{NETNS_ETC_DIR, command_in, ip_batch, name_of, nft, sysctl};
 use crate::plan::{Plan, Responder, Room, UPNP_PORT};
+use crate::server::host_name;
 use crate::{Interrupt, LabError, cable};
 
 /// Builds the rooms of `plan`. What was made before an error is removed by the caller.
 ///
 /// # Errors
 /// No root, a missing program, a kernel that lacks a part, or the interrupt.
-pub(crate) fn build(lab: &str, plan: &Plan, samewire: &Path, interrupt: &Interrupt) -> Result<(), LabError> {
+pub(crate) fn build(
+    (lab, server): (&str, Option<&str>),
+    plan: &Plan,
+    samewire: &Path,
+    interrupt: &Interrupt,
+) -> Result<(), LabError> {
     check_root()?;
-    write_etc_files(lab, plan)?;
+    write_etc_files(lab, plan, server)?;
     let spaces: Vec<String> =
         plan.rooms.iter().map(|r| format!("netns add {}", name_of(lab, &r.name))).collect();
     ip_batch(None, &spaces)?;
@@ -94,16 +101,21 @@ fn kernel_settings(room: &Room) -> Vec<(&'static str, &'static str)> {
 }
 
 /// Gives every room its own resolver files, so that no machine of the lab writes those of the host.
-fn write_etc_files(lab: &str, plan: &Plan) -> Result<(), LabError> {
+fn write_etc_files(lab: &str, plan: &Plan, server: Option<&str>) -> Result<(), LabError> {
     let failed = |e: std::io::Error| {
         LabError::new("lab-files", "the files of the lab cannot be written.").why(e.to_string())
     };
     std::fs::create_dir_all(run_dir(lab)).map_err(failed)?;
+    let mut hosts = String::from("127.0.0.1 localhost\n::1 localhost\n");
+    for address in server.map(|s| plan.addresses(s)).unwrap_or_default() {
+        let _ = writeln!(hosts, "{address} {}", host_name(server.unwrap_or_default()));
+    }
     for room in &plan.rooms {
         let dir = Path::new(NETNS_ETC_DIR).join(name_of(lab, &room.name));
         std::fs::create_dir_all(&dir).map_err(failed)?;
         std::fs::write(dir.join("resolv.conf"), "# samewire lab: this room has no resolver\n")
             .map_err(failed)?;
+        std::fs::write(dir.join("hosts"), &hosts).map_err(failed)?;
         std::fs::write(dir.join("nsswitch.conf"), "hosts: files dns\n").map_err(failed)?;
     }
     Ok(())

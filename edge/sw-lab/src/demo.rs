@@ -123,7 +123,7 @@ fn play(world: &mut World, args: &DemoArgs, start: Instant) -> Result<Figures, L
     let direct = measure_direct(world, "alder", "birch", DIRECT_LIMIT)?;
     match (&direct.direct_ms, &direct.via) {
         (Some(ms), Some(via)) => {
-            progress(&format!("alder → birch: direct by {via}, {ms} ms after the first packet"))
+            progress(&format!("alder → birch: direct by {via}, {ms} ms after the first packet"));
         }
         _ => progress("alder → birch: relayed"),
     }

@@ -90,7 +90,7 @@ impl Leg {
         }
         if let Some((own, gateway)) = self.v6 {
             lines.push(format!("addr replace {own}/64 dev {interface} nodad"));
-            lines.push(format!("-6 route replace default via {gateway} dev {interface}"));
+            lines.push(format!("route replace ::/0 via {gateway} dev {interface}"));
         }
         lines
     }
@@ -148,9 +148,9 @@ impl Plan {
         planner.plan
     }
 
-    /// Returns the first address of a machine at the start.
-    pub(crate) fn address(&self, machine: &str) -> Option<IpAddr> {
-        self.machines.get(machine)?.links.first()?.addresses.first().copied()
+    /// Returns the addresses of a machine at its first place.
+    pub(crate) fn addresses(&self, machine: &str) -> &[IpAddr] {
+        self.machines.get(machine).and_then(|m| m.links.first()).map_or(&[], |l| l.addresses.as_slice())
     }
 }
 
@@ -241,7 +241,7 @@ impl Planner<'_> {
         }
         if has_v6 {
             internet.push(format!("addr add {}/64 dev {port} nodad", v6(index, 0, 1)));
-            internet.push(format!("-6 route add {}/64 via {} dev {port}", v6(index, 1, 0), v6(index, 0, 2)));
+            internet.push(format!("route add {}/64 via {} dev {port}", v6(index, 1, 0), v6(index, 0, 2)));
         }
         self.plug(INTERNET_ROOM, &port, room, interface, quality);
         (Leg { v4, v6: has_v6.then(|| (v6(index, 0, 2), v6(index, 0, 1))) }, index)

@@ -26,7 +26,8 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 pub struct Server {
     software: Software,
     namespace: String,
-    address: IpAddr,
+    addresses: Vec<IpAddr>,
+    host: String,
     dir: PathBuf,
     programs: Programs,
     control: Option<Child>,
@@ -36,17 +37,23 @@ pub struct Server {
 }
 
 impl Server {
+    /// Takes the server's name and addresses; with more than one address machines know it by its name.
     pub(crate) fn new(
         software: Software,
+        (name, addresses): (&str, &[IpAddr]),
         namespace: &str,
-        address: IpAddr,
         dir: &Path,
         programs: &Programs,
     ) -> Self {
+        let host = match addresses {
+            [only] => only.to_string(),
+            _ => host_name(name),
+        };
         Self {
             software,
             namespace: namespace.to_owned(),
-            address,
+            addresses: addresses.to_vec(),
+            host,
             dir: dir.to_owned(),
             programs: programs.clone(),
             control: None,
@@ -62,7 +69,7 @@ impl Server {
 
     /// Returns the URL that machines join at.
     pub fn url(&self) -> String {
-        format!("http://{}:{CONTROL_PORT}", self.address)
+        format!("http://{}:{CONTROL_PORT}", self.host)
     }
 
     /// Returns the directory of the server's state.
@@ -90,7 +97,11 @@ impl Server {
             if let Some(status) = self.control.as_mut().and_then(|c| c.try_wait().ok().flatten()) {
                 return Err(self.not_serving(&format!("it ended with {status}")));
             }
-            Ok(self.answers().then_some(()))
+            if let Some(status) = self.relay.as_mut().and_then(|c| c.try_wait().ok().flatten()) {
+                return Err(self.not_serving(&format!("its relay ended with {status}")));
+            }
+            let has_relay = self.relay.is_none() || self.answers(DERPER_PORT);
+            Ok((has_relay && self.answers(CONTROL_PORT)).then_some(()))
         })?;
         served.ok_or_else(|| {
             self.not_serving(&format!("nothing answered at {} in {} s", self.url(), START_LIMIT.as_secs()))
@@ -119,14 +130,8 @@ impl Server {
     fn start_relay(&mut self) -> Result<(), LabError> {
         let (_, derper) = self.programs.official_server()?;
         let mut command = command_in(&self.namespace, derper)?;
-        let address = self.address.to_string();
-        command.arg("-a").arg(format!("{address}:{DERPER_PORT}")).args([
-            "-http-port",
-            "-1",
-            "-certmode",
-            "manual",
-        ]);
-        command.arg("-hostname").arg(&address).arg("-certdir").arg(self.dir.join("certs"));
+        command.arg("-a").arg(self.listen(DERPER_PORT)).args(["-http-port", "-1", "-certmode", "manual"]);
+        command.arg("-hostname").arg(self.relay_host()).arg("-certdir").arg(self.dir.join("certs"));
         command.arg("-c").arg(self.dir.join("derper.key")).env("HOME", &self.dir);
         self.relay = Some(self.spawn(command, "derper.log")?);
         Ok(())
@@ -138,14 +143,8 @@ impl Server {
 
     fn samewire_control(&self) -> Result<Command, LabError> {
         let mut command = command_in(&self.namespace, &self.programs.samewire)?;
-        command.args([
-            "control",
-            "serve",
-            "--url",
-            &self.url(),
-            "--listen",
-            &format!("{}:{CONTROL_PORT}", self.address),
-        ]);
+        let (url, listen) = (self.url(), self.listen(CONTROL_PORT));
+        command.args(["control", "serve", "--url", &url, "--listen", &listen]);
         command.arg("--state").arg(self.state_dir()).args(&self.extra).env("HOME", &self.dir);
         Ok(command)
     }
@@ -167,8 +166,21 @@ impl Server {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    fn answers(&self) -> bool {
-        let address = (self.address, CONTROL_PORT).into();
+    /// Returns the official relay's name: an address, since only for that it makes its own certificate.
+    fn relay_host(&self) -> String {
+        self.addresses.first().map(IpAddr::to_string).unwrap_or_default()
+    }
+
+    /// Returns what to listen at: the only address, or all.
+    fn listen(&self, port: u16) -> String {
+        match self.addresses.as_slice() {
+            [only] => std::net::SocketAddr::new(*only, port).to_string(),
+            _ => format!("[::]:{port}"),
+        }
+    }
+
+    fn answers(&self, port: u16) -> bool {
+        let Some(address) = self.addresses.first().map(|a| (*a, port).into()) else { return false };
         crate::namespace::enter(&self.namespace, || {
             std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200))
                 .map(drop)
@@ -216,7 +228,7 @@ impl Server {
         };
         let dir = self.dir.display();
         let config = format!(
-            "server_url: {url}\nlisten_addr: {address}:{CONTROL_PORT}\nmetrics_listen_addr: 127.0.0.1:9090\n\
+            "server_url: {url}\nlisten_addr: \"{listen}\"\nmetrics_listen_addr: 127.0.0.1:9090\n\
              grpc_listen_addr: 127.0.0.1:50443\nnoise:\n  private_key_path: {dir}/noise.key\n\
              prefixes:\n  v4: 100.64.0.0/10\n  v6: fd7a:115c:a1e0::/48\n\
              derp:\n  server:\n    enabled: false\n  urls: []\n  paths: [{dir}/derp.yaml]\n  auto_update_enabled: false\n\
@@ -225,18 +237,28 @@ impl Server {
              dns:\n  magic_dns: true\n  base_domain: lab.internal\n  override_local_dns: false\n  nameservers:\n    global: []\n\
              policy:\n  mode: file\n  path: \"\"\nlog:\n  level: info\n",
             url = self.url(),
-            address = self.address,
+            listen = self.listen(CONTROL_PORT),
         );
+        let addresses: String = self
+            .addresses
+            .iter()
+            .map(|a| format!("        {}: \"{a}\"\n", if a.is_ipv4() { "ipv4" } else { "ipv6" }))
+            .collect();
         let derp = format!(
             "regions:\n  900:\n    regionid: 900\n    regioncode: lab\n    regionname: lab\n    nodes:\n      - name: 900a\n        \
-             regionid: 900\n        hostname: {address}\n        ipv4: {address}\n        stunport: 3478\n        \
+             regionid: 900\n        hostname: {host}\n{addresses}        stunport: 3478\n        \
              derpport: {DERPER_PORT}\n        insecurefortests: true\n",
-            address = self.address,
+            host = self.relay_host(),
         );
         std::fs::create_dir_all(self.dir.join("certs")).map_err(failed)?;
         std::fs::write(self.dir.join("headscale.yaml"), config).map_err(failed)?;
         std::fs::write(self.dir.join("derp.yaml"), derp).map_err(failed)
     }
+}
+
+/// Returns the name by which machines find a server that has several addresses; it stands in their hosts file.
+pub(crate) fn host_name(server: &str) -> String {
+    format!("{server}.example")
 }
 
 /// Ends a program and collects it.

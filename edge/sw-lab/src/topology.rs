@@ -12,7 +12,7 @@ use crate::software::Software;
 /// The name by which machines and sites say that they hang on the Internet itself.
 pub(crate) const INTERNET: &str = "internet";
 
-/// Most machines and sites together; each uses one network of the documentation ranges.
+/// Most sites, and most machines; each has a network of its own in a documentation range.
 const PARTS_MAX: usize = 60;
 
 /// Longest name of a machine or site.
@@ -229,8 +229,8 @@ impl Topology {
                 self.name.escape_default()
             ));
         }
-        if self.site.len() + self.machine.len() > PARTS_MAX {
-            return Err(format!("a lab has at most {PARTS_MAX} sites and machines"));
+        if self.site.len() > PARTS_MAX || self.machine.len() > PARTS_MAX {
+            return Err(format!("a lab has at most {PARTS_MAX} sites and {PARTS_MAX} machines"));
         }
         let mut names = BTreeSet::from([INTERNET]);
         let machines = self.machine.iter().map(|m| m.name.as_str());

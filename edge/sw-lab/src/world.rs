@@ -66,7 +66,8 @@ impl World {
             machines: BTreeMap::new(),
             is_kept: false,
         };
-        build(&name, &world.plan, &world.programs.samewire, &world.interrupt)?;
+        let server = world.topology.server.as_ref().map(|s| s.name.as_str());
+        build((&name, server), &world.plan, &world.programs.samewire, &world.interrupt)?;
         world.register()?;
         Ok(world)
     }
@@ -115,13 +116,12 @@ impl World {
         let json = serde_json::to_string(&self.topology).unwrap_or_default();
         std::fs::write(dir.join("lab.json"), json).map_err(failed)?;
         let server = self.topology.server.clone();
-        if let (Some(spec), Some(address)) =
-            (&server, server.as_ref().and_then(|s| self.plan.address(&s.name)))
-        {
+        if let Some(spec) = &server {
             let dir = dir.join(&spec.name);
             std::fs::create_dir_all(&dir).map_err(failed)?;
-            self.server =
-                Some(Server::new(spec.software, &name_of(&name, &spec.name), address, &dir, &self.programs));
+            let reached_at = (spec.name.as_str(), self.plan.addresses(&spec.name));
+            let namespace = name_of(&name, &spec.name);
+            self.server = Some(Server::new(spec.software, reached_at, &namespace, &dir, &self.programs));
         }
         for spec in &self.topology.machine {
             let dir = dir.join(&spec.name);
@@ -199,12 +199,13 @@ impl World {
         machine.up(&url, key, &[], &interrupt)
     }
 
-    /// Makes all NATs forget their flows and ports.
+    /// Makes the NATs of these rooms forget their flows and ports; of all rooms when none is named.
     ///
     /// # Errors
     /// A rule could not be loaded.
-    pub fn reset_nats(&self) -> Result<(), LabError> {
-        self.plan.rooms.iter().try_for_each(|room| reset_nat(&self.topology.name, room))
+    pub fn reset_nats(&self, rooms: &[String]) -> Result<(), LabError> {
+        let named = self.plan.rooms.iter().filter(|r| rooms.is_empty() || rooms.contains(&r.name));
+        named.into_iter().try_for_each(|room| reset_nat(&self.topology.name, room))
     }
 
     /// Loads an nft script in a room: a site, a machine, or `internet`.
