@@ -22,6 +22,8 @@ enum Command {
     },
     /// Networks of machines behind NATs on this machine, to try things before doing them
     Lab(sw_lab::LabArgs),
+    /// Check, test, explain and compare policy files
+    Policy(sw_cli::policy::PolicyArgs),
 }
 
 #[expect(clippy::print_stdout, reason = "the answer of the command")]
@@ -32,6 +34,7 @@ fn main() -> anyhow::Result<ExitCode> {
             println!("{{\"version\":\"{}\"}}", env!("CARGO_PKG_VERSION"));
         }
         Command::Lab(args) => return Ok(sw_lab::run(args)),
+        Command::Policy(args) => return Ok(sw_cli::policy::run(args)),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,1 +1,3 @@
 //! Command definitions, rendering, clients of the local and the admin API.
+
+pub mod policy;

@@ -10,6 +10,7 @@
 //! strings. A filter is put together from these when it is asked for, so nothing that depends on two
 //! machines is stored, and a change costs what it touches.
 
+mod access;
 mod attrs;
 mod derive;
 pub(crate) mod endpoint;
@@ -35,6 +36,7 @@ use crate::world::{Node, World};
 use set::SetState;
 use table::Table;
 
+pub use access::Access;
 pub use peers::Class;
 
 /// A policy applied to the people and machines of one [`World`].

@@ -151,7 +151,8 @@ impl Rejection {
     ///
     /// # Panics
     /// When there is no problem: a rejection without a reason is our own fault.
-    pub(crate) fn new(text: &str, problems: Vec<Problem>) -> Self {
+    #[must_use]
+    pub fn new(text: &str, problems: Vec<Problem>) -> Self {
         assert!(!problems.is_empty(), "a rejection has a reason");
         Self { text: text.to_owned(), lines: Lines::new(text), problems }
     }

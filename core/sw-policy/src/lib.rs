@@ -30,7 +30,9 @@ mod check;
 mod compiled;
 pub mod conform;
 mod decode;
+pub mod diff;
 mod error;
+pub mod explain;
 pub mod hujson;
 mod model;
 mod people;
@@ -43,7 +45,7 @@ mod world;
 
 pub use alias::{Ports, Role};
 pub use check::Context;
-pub use compiled::{Class, Compiled};
+pub use compiled::{Access, Class, Compiled};
 pub use error::{Kind, Lines, Position, Problem, Rejection, Span};
 pub use model::{CheckPeriod, Policy};
 pub use plan::CapMap;
@@ -62,4 +64,12 @@ impl Policy {
         let problems = check::check(&policy, context);
         if problems.is_empty() { Ok(policy) } else { Err(Rejection::new(text, problems)) }
     }
+}
+
+/// Parses an IP protocol by name or number (policy.md §5.5.1).
+///
+/// # Errors
+/// The words of the specification for what is wrong.
+pub fn parse_protocol(text: &str) -> Result<u8, String> {
+    alias::parse_protocol(text).map_err(|malformed| malformed.message)
 }

@@ -215,3 +215,50 @@ impl Compiled {
         Some(self.plan.policy.lines.line(span.start))
     }
 }
+
+impl Compiled {
+    pub(crate) fn piece(&self, piece: PieceId) -> &crate::plan::Piece {
+        self.plan.piece(piece)
+    }
+
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = (PieceId, &crate::plan::Piece)> {
+        (0..).zip(&self.plan.pieces)
+    }
+
+    /// Returns where the rule of a piece stands.
+    pub(crate) fn rule_span(&self, rule: crate::plan::RuleRef) -> Option<crate::error::Span> {
+        self.plan.rule_span(rule)
+    }
+
+    /// Reports whether a machine is meant by a selector.
+    pub(crate) fn machine_is(&self, node: NodeId, selector: &Selector) -> bool {
+        self.node(node).is_some_and(|node| self.node_is(node, selector))
+    }
+
+    /// Reports whether a source set would hold an endpoint if it met the posture.
+    pub(crate) fn set_has_without_posture(&self, set: SetId, src: Endpoint) -> bool {
+        let spec = self.plan.set(set);
+        let node = src.node.and_then(|id| self.node(id));
+        spec.posture.is_some()
+            && node.is_some_and(|node| {
+                spec.is_any_passing || spec.nodes.iter().any(|sel| node.sels.binary_search(sel).is_ok())
+            })
+    }
+
+    /// Returns the first via piece that lets `src` reach `port` of `dst` through a router that exists.
+    pub(crate) fn first_via_allowing(
+        &self,
+        src: Endpoint,
+        dst: Endpoint,
+        protocol: Option<u8>,
+        port: Option<u16>,
+    ) -> Option<PieceId> {
+        self.plan.via_pieces.iter().copied().find(|id| {
+            let piece = self.plan.piece(*id);
+            matches!(&piece.kind, PieceKind::Via { net: Some(net), .. } if net.allows(protocol, port))
+                && piece.dst.iter().any(|sel| self.sel_has(*sel, dst))
+                && self.set_has(piece.set, src, None)
+                && self.nodes.iter().any(|node| node.via.iter().any(|via| via.piece == *id))
+        })
+    }
+}
