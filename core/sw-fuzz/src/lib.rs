@@ -19,9 +19,12 @@
 
 mod json;
 mod mutate;
+mod node;
 mod noise;
+mod policy;
 mod proto;
 mod text;
+mod wireguard;
 
 pub use mutate::{INPUT_LEN_MAX, Mutator};
 
@@ -36,24 +39,31 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("derp_server_frame", proto::derp_server_frame),
     ("disco_datagram", proto::disco_datagram),
     ("disco_message", proto::disco_message),
+    ("dns_query", node::dns_query),
     ("early_payload", noise::early_payload),
     ("geneve", proto::geneve),
+    ("hujson", policy::hujson_text),
     ("ip_packet", proto::ip_packet),
+    ("ip_range", policy::ip_range),
     ("join_string", text::join_string),
     ("key_text", text::key_text),
     ("local_api", json::local_api),
     ("map_frame", noise::map_frame),
     ("map_request", json::map_request),
     ("map_response", json::map_response),
+    ("netmap", node::netmap),
     ("noise_handshake", noise::handshake),
     ("noise_records", noise::records),
+    ("policy", policy::policy_text),
     ("port_mapping", proto::port_mapping),
     ("register_request", json::register_request),
     ("rpc_json", json::rpc),
     ("secret_text", text::secret_text),
+    ("state_file", node::state_file),
     ("stun", proto::stun),
     ("time_text", text::time),
     ("tsmp", proto::tsmp),
+    ("wireguard", wireguard::datagram),
 ];
 
 /// Runs the check named `target`.
