@@ -213,6 +213,12 @@ impl Policy {
         self.acls.is_none() && self.grants.is_none()
     }
 
+    /// Reports whether the policy approves any route by itself.
+    #[must_use]
+    pub fn has_auto_approvers(&self) -> bool {
+        !self.auto_approvers.routes.is_empty() || !self.auto_approvers.exit_node.is_empty()
+    }
+
     /// Reports whether the policy carries tests of its own.
     #[must_use]
     pub fn has_tests(&self) -> bool {

@@ -746,7 +746,7 @@ impl Tailnet {
             return Err(Refusal::Moved { expected, found: current });
         }
         let (rules, policy): (Arc<dyn crate::rules::Rules>, _) = match text {
-            None => (Arc::new(crate::rules::AllowAll), None),
+            None => (self.config.engine.without_policy(&self.world), None),
             Some(text) => {
                 let rules = self.config.engine.parse(&text, &self.world)?;
                 let version =

@@ -41,6 +41,7 @@ mod logins;
 mod look;
 mod maps;
 mod names;
+mod policy;
 mod record;
 mod register;
 mod requests;
@@ -57,6 +58,7 @@ pub use encode::{MapMessage, Part};
 pub use live::{Facts, Presence};
 pub use logins::{Login, LoginStatus};
 pub use names::{free_label, is_tag};
+pub use policy::PolicyEngine;
 pub use record::{
     ApiKey, Audit, AuthKey, Change, Dns, Entry, ExtraRecord, Ids, JoinedBy, Nameserver, Node, Owner,
     PolicyVersion, ProviderIdentity, Role, SecretHash, Session, SessionKind, Settings, TAGGED_DEVICES, User,

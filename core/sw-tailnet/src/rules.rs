@@ -8,6 +8,7 @@
 //! them: policy.md §16), then compares what came out and sends only what differs. Everything that
 //! changes often (endpoints, home relay, online) is outside, so those never compile anything.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::net::IpAddr;
@@ -63,6 +64,19 @@ pub trait Engine: Debug + Send + Sync {
     /// # Errors
     /// A text for people, with line and column, and the machine-readable kind of policy.md §6.
     fn parse(&self, text: &str, world: &World) -> Result<Arc<dyn Rules>, PolicyError>;
+
+    /// Parses a stored policy; its tests may fail by now (policy.md §3.3).
+    ///
+    /// # Errors
+    /// As `parse`.
+    fn load(&self, text: &str, world: &World) -> Result<Arc<dyn Rules>, PolicyError> {
+        self.parse(text, world)
+    }
+
+    /// The rules of a network without a policy (policy.md §3.2).
+    fn without_policy(&self, _world: &World) -> Arc<dyn Rules> {
+        Arc::new(AllowAll)
+    }
 }
 
 /// Why a policy text was refused.
@@ -96,7 +110,7 @@ pub trait Rules: Debug + Send + Sync {
 }
 
 /// A policy applied to the machines of one [`World`]. Immutable; all answers are cheap or cached.
-pub trait Compiled: Debug + Send + Sync {
+pub trait Compiled: Debug + Send + Sync + Any {
     /// The class of a machine of the world. Unknown ids get a class that sees nobody.
     fn class(&self, node: NodeId) -> Class;
 

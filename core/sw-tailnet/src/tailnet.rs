@@ -429,8 +429,8 @@ impl Tailnet {
     /// Parses the stored policy into rules. A text that this program cannot parse refuses everything.
     fn load_policy(&mut self) {
         self.rules = match self.state.policy() {
-            None => Arc::new(AllowAll),
-            Some(policy) => match self.config.engine.parse(&policy.text, &self.world) {
+            None => self.config.engine.without_policy(&self.world),
+            Some(policy) => match self.config.engine.load(&policy.text, &self.world) {
                 Ok(rules) => rules,
                 Err(error) => {
                     tracing::error!(%error, "the stored policy cannot be read: nobody may reach anybody");

@@ -93,7 +93,7 @@ fn compile(path: &Path, network: &Network) -> Result<Compiled, Failure> {
 
 fn refusal(path: &Path, rejection: &Rejection) -> Failure {
     let what = format!("the policy {:?} is not valid.", path.display().to_string());
-    let why = format!("{}", rejection.message().replace('\n', "\n       "));
+    let why = rejection.message().replace('\n', "\n       ");
     let fix = format!("samewire policy check {} shows each place and what to write", path.display());
     Failure { what, why: Some(why), fix: Some(fix), code: 1 }
 }

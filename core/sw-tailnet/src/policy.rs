@@ -1,0 +1,361 @@
+//! The policy engine behind [`Engine`]: `sw-policy`, in the words of the tailnet.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use sw_policy as engine;
+use sw_tailcfg::{
+    CapGrant, CapMap, FilterRule, NetPortRange, PortRange, SshAction, SshPolicy, SshPrincipal,
+    SshRecordingFailure, SshRule,
+};
+use sw_types::{NodeId, UserId};
+
+use crate::record::{Role, User};
+use crate::rules::{Class, Compiled, Engine, NodeFacts, PolicyError, Rules, World};
+
+/// Policies as Tailscale writes them, compiled by `sw-policy`.
+#[derive(Debug, Clone)]
+pub struct PolicyEngine {
+    base: Arc<str>,
+}
+
+impl PolicyEngine {
+    /// `url` is the server's own address, for SSH rules that check the person.
+    #[must_use]
+    pub fn new(url: &str) -> Self {
+        Self { base: Arc::from(url.trim_end_matches('/')) }
+    }
+
+    fn rules(&self, text: &str, world: &World, runs_tests: bool) -> Result<Arc<dyn Rules>, PolicyError> {
+        let world = converted(world, None);
+        let policy = engine::Policy::parse(text, engine::Context { world: &world, domains: None })
+            .map_err(|rejection| refused(&rejection))?;
+        let policy = Arc::new(policy);
+        let compiled = engine::Compiled::new(&policy, &world);
+        let failed = engine::policy_tests::run(&compiled);
+        if !failed.is_empty() {
+            let rejection = engine::Rejection::new(text, failed);
+            if runs_tests {
+                return Err(refused(&rejection));
+            }
+            tracing::warn!(why = rejection.message(), "tests of the stored policy fail");
+        }
+        Ok(Arc::new(PolicyRules { compiled, base: Arc::clone(&self.base) }))
+    }
+}
+
+impl Engine for PolicyEngine {
+    fn parse(&self, text: &str, world: &World) -> Result<Arc<dyn Rules>, PolicyError> {
+        self.rules(text, world, true)
+    }
+
+    fn load(&self, text: &str, world: &World) -> Result<Arc<dyn Rules>, PolicyError> {
+        self.rules(text, world, false)
+    }
+
+    fn without_policy(&self, world: &World) -> Arc<dyn Rules> {
+        let rules = self.rules("", world, false);
+        rules.unwrap_or_else(|_| Arc::new(crate::rules::AllowAll))
+    }
+}
+
+fn refused(rejection: &engine::Rejection) -> PolicyError {
+    let at = rejection.problems().first().map(|problem| rejection.position(problem));
+    let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+    PolicyError {
+        kind: rejection.kind().name().to_owned(),
+        message: rejection.message(),
+        at: at.map(|at| (number(at.line), number(at.column))),
+    }
+}
+
+/// Turns the tailnet's world into the engine's; what `before` knows already is taken from there.
+fn converted(world: &World, before: Option<&PolicyCompiled>) -> engine::World {
+    let mut converted = engine::World::default();
+    for (id, user) in &world.users {
+        let known = before.filter(|before| same(before.source.users.get(id), user));
+        let known = known.and_then(|before| before.world.users.get(id));
+        converted.users.insert(*id, known.cloned().unwrap_or_else(|| Arc::new(person(user))));
+    }
+    for (id, facts) in &world.nodes {
+        let known = before.filter(|before| same(before.source.nodes.get(id), facts));
+        let known = known.and_then(|before| before.world.nodes.get(id));
+        converted.nodes.insert(*id, known.cloned().unwrap_or_else(|| Arc::new(machine(facts))));
+    }
+    converted
+}
+
+fn same<T>(old: Option<&Arc<T>>, new: &Arc<T>) -> bool {
+    old.is_some_and(|old| Arc::ptr_eq(old, new))
+}
+
+fn person(user: &User) -> engine::User {
+    engine::User {
+        id: user.id,
+        name: user.name.clone(),
+        email: user.email.clone().unwrap_or_default(),
+        provider: String::new(),
+        role: match user.role {
+            Role::Owner => engine::Role::Owner,
+            Role::Admin => engine::Role::Admin,
+            Role::Member => engine::Role::Member,
+        },
+    }
+}
+
+fn machine(facts: &NodeFacts) -> engine::Node {
+    engine::Node {
+        id: facts.id,
+        name: facts.name.clone(),
+        user: facts.user,
+        tags: facts.tags.clone(),
+        addresses: facts.addresses.to_vec(),
+        announced: facts.advertised.clone(),
+        approved: facts.routes.clone(),
+        posture: facts.posture.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect(),
+    }
+}
+
+#[derive(Debug)]
+struct PolicyRules {
+    /// Applied to the world in which the policy was parsed; later worlds derive from it.
+    compiled: engine::Compiled,
+    base: Arc<str>,
+}
+
+impl PolicyRules {
+    /// The policy with the people of a world and no machines.
+    fn people(&self, world: &World) -> engine::Compiled {
+        let people = World { users: world.users.clone(), nodes: BTreeMap::new() };
+        self.compiled.update(&converted(&people, None))
+    }
+}
+
+impl Rules for PolicyRules {
+    fn compile(&self, world: &World, before: Option<&Arc<dyn Compiled>>) -> Arc<dyn Compiled> {
+        let before = before.and_then(|before| {
+            let any: &dyn Any = &**before;
+            any.downcast_ref::<PolicyCompiled>()
+        });
+        let converted = converted(world, before);
+        // The last result of the same policy is the nearest start; of another policy, this one's first result.
+        let start = before.map(|before| &before.compiled);
+        let start = start.filter(|start| Arc::ptr_eq(start.policy(), self.compiled.policy()));
+        Arc::new(PolicyCompiled {
+            compiled: start.unwrap_or(&self.compiled).update(&converted),
+            source: world.clone(),
+            world: converted,
+            base: Arc::clone(&self.base),
+        })
+    }
+
+    fn may_tag(&self, world: &World, user: UserId, tag: &str) -> bool {
+        self.people(world).may_tag(user, tag)
+    }
+
+    fn tag_owns(&self, holder: &str, tag: &str) -> bool {
+        self.compiled.tag_owns(holder, tag)
+    }
+
+    fn declares_tag(&self, tag: &str) -> bool {
+        self.compiled.declares_tag(tag)
+    }
+
+    fn approves_route(&self, world: &World, node: &NodeFacts, route: IpNet) -> bool {
+        let owner = if node.tags.is_empty() { node.user } else { None };
+        self.compiled.policy().has_auto_approvers() && self.people(world).approves(owner, &node.tags, route)
+    }
+}
+
+#[derive(Debug)]
+struct PolicyCompiled {
+    compiled: engine::Compiled,
+    source: World,
+    world: engine::World,
+    base: Arc<str>,
+}
+
+impl Compiled for PolicyCompiled {
+    fn class(&self, node: NodeId) -> Class {
+        Class(self.compiled.class(node).0)
+    }
+
+    fn sees(&self, a: Class, b: Class) -> bool {
+        self.compiled.sees(engine::Class(a.0), engine::Class(b.0))
+    }
+
+    fn routes_seen(&self, viewer: Class, peer: NodeId, routes: &[IpNet]) -> Vec<IpNet> {
+        self.compiled.routes_seen(engine::Class(viewer.0), peer, routes)
+    }
+
+    fn filter(&self, node: NodeId) -> Arc<[FilterRule]> {
+        self.compiled.filter(node).into_iter().map(filter_rule).collect()
+    }
+
+    fn ssh(&self, node: NodeId) -> Arc<SshPolicy> {
+        let rules = self.compiled.ssh(node, &self.base).rules;
+        Arc::new(SshPolicy { rules: rules.into_iter().map(ssh_rule).collect() })
+    }
+
+    fn attributes(&self, node: NodeId) -> CapMap {
+        let mut attributes = caps(self.compiled.attributes(node));
+        if attributes.contains_key("funnel") {
+            // policy.md §13: the ports come with the attribute.
+            attributes
+                .entry("https://tailscale.com/cap/funnel-ports?ports=443,8443,10000".to_owned())
+                .or_default();
+        }
+        attributes
+    }
+}
+
+fn caps(caps: engine::CapMap) -> CapMap {
+    let values = |value| match value {
+        serde_json::Value::Array(values) => values,
+        serde_json::Value::Null => Vec::new(),
+        other => vec![other],
+    };
+    caps.into_iter().map(|(name, value)| (name, values(value))).collect()
+}
+
+fn filter_rule(rule: engine::Rule) -> FilterRule {
+    let mut converted = FilterRule {
+        src_ips: rule.sources.iter().map(|text| text.to_string()).collect(),
+        ..FilterRule::default()
+    };
+    match rule.action {
+        engine::Action::Reach { protocol, dst } => {
+            converted.ip_proto = protocol.map(i64::from).into_iter().collect();
+            converted.dst_ports = dst
+                .into_iter()
+                .map(|dst| NetPortRange {
+                    ip: dst.ip.to_string(),
+                    bits: None,
+                    ports: PortRange { first: dst.ports.first, last: dst.ports.last },
+                })
+                .collect();
+        }
+        engine::Action::Use(grants) => {
+            let one = |grant: engine::CapGrant| CapGrant {
+                dsts: grant.dsts,
+                caps: Vec::new(),
+                cap_map: caps((*grant.caps).clone()),
+            };
+            converted.cap_grant = grants.into_iter().map(one).collect();
+        }
+    }
+    converted
+}
+
+fn ssh_rule(rule: engine::SshRule) -> SshRule {
+    let principal = |text: &Arc<str>| SshPrincipal { node_ip: text.parse().ok(), ..SshPrincipal::default() };
+    SshRule {
+        rule_expires: None,
+        principals: rule.principals.iter().map(principal).collect(),
+        ssh_users: rule.users,
+        action: Some(ssh_action(rule.action)),
+        accept_env: rule.accept_env,
+    }
+}
+
+fn ssh_action(verdict: engine::SshVerdict) -> SshAction {
+    match verdict {
+        engine::SshVerdict::Check(url) => SshAction { hold_and_delegate: url, ..SshAction::default() },
+        engine::SshVerdict::Accept(recording) => SshAction {
+            accept: true,
+            allow_agent_forwarding: true,
+            allow_local_port_forwarding: true,
+            allow_remote_port_forwarding: true,
+            recorders: recording.recorders.iter().filter_map(|text| text.parse().ok()).collect(),
+            on_recording_failure: recording.is_enforced.then(|| {
+                let message = "this session must be recorded, and the recorder cannot be reached".to_owned();
+                SshRecordingFailure {
+                    reject_session_with_message: message.clone(),
+                    terminate_session_with_message: message,
+                    notify_url: String::new(),
+                }
+            }),
+            ..SshAction::default()
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn world() -> World {
+        let user = |id: i64, name: &str| {
+            Arc::new(User {
+                id: UserId(id),
+                name: name.to_owned(),
+                email: Some(format!("{name}@example.com")),
+                display_name: name.to_owned(),
+                picture: None,
+                role: Role::Member,
+                suspended: false,
+                provider: None,
+                groups: Vec::new(),
+                created: sw_types::UnixTime::default(),
+            })
+        };
+        let node = |id: i64, user: Option<i64>, tags: &[&str]| {
+            Arc::new(NodeFacts {
+                id: NodeId(id),
+                name: format!("n{id}"),
+                user: user.map(UserId),
+                tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
+                addresses: [
+                    format!("100.64.0.{id}").parse().unwrap(),
+                    format!("fd7a:115c:a1e0::{id}").parse().unwrap(),
+                ],
+                advertised: Vec::new(),
+                routes: Vec::new(),
+                posture: BTreeMap::new(),
+            })
+        };
+        let mut world = World::default();
+        world.users.extend([(UserId(1), user(1, "ada")), (UserId(2), user(2, "ben"))]);
+        let nodes = [node(1, Some(1), &[]), node(2, Some(2), &[]), node(3, None, &["tag:web"])];
+        world.nodes.extend(nodes.map(|node| (node.id, node)));
+        world
+    }
+
+    const POLICY: &str = r#"{
+        "tagOwners": {"tag:web": ["ada@example.com"]},
+        "grants": [{"src": ["ada@example.com"], "dst": ["tag:web"], "ip": ["tcp:443"]}],
+        "tests": [{"src": "ada@example.com", "accept": ["tag:web:443"]}],
+    }"#;
+
+    #[test]
+    fn a_policy_decides_who_sees_whom_and_follows_the_world() {
+        let mut world = world();
+        let rules = PolicyEngine::new("https://c.example").parse(POLICY, &world).unwrap();
+        let first = rules.compile(&world, None);
+        let sees = |compiled: &Arc<dyn Compiled>, a: i64, b: i64| {
+            compiled.sees(compiled.class(NodeId(a)), compiled.class(NodeId(b)))
+        };
+        assert!(sees(&first, 1, 3) && sees(&first, 3, 1) && !sees(&first, 2, 3));
+        assert_eq!(first.filter(NodeId(3)).len(), 1);
+        assert!(first.filter(NodeId(1)).is_empty());
+        assert!(rules.may_tag(&world, UserId(1), "tag:web") && !rules.may_tag(&world, UserId(2), "tag:web"));
+
+        let mut moved = (*world.nodes[&NodeId(2)]).clone();
+        moved.user = Some(UserId(1));
+        world.nodes.insert(NodeId(2), Arc::new(moved));
+        let second = rules.compile(&world, Some(&first));
+        assert!(sees(&second, 2, 3));
+        assert_eq!(second.filter(NodeId(3))[0].src_ips.len(), 4);
+    }
+
+    #[test]
+    fn a_policy_whose_tests_fail_is_refused_but_a_stored_one_is_loaded() {
+        let failing = POLICY.replace("tag:web:443", "tag:web:22");
+        let engine = PolicyEngine::new("https://c.example");
+        let error = engine.parse(&failing, &world()).unwrap_err();
+        assert_eq!((error.kind.as_str(), error.at), ("tests_failed", Some((4, 57))));
+        assert!(engine.load(&failing, &world()).is_ok());
+    }
+}
