@@ -1,0 +1,90 @@
+//! The short requests of machines, inside Noise (control.md §2.2).
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::{Method, Request, StatusCode};
+use sw_tailcfg::{QueryFeatureResponse, RegisterRequest};
+
+use crate::inner::{Peer, Refused, check_version, given_up, read_body, read_json, send, send_json, send_text};
+use crate::server::Shared;
+
+pub(crate) async fn handle(
+    shared: &Shared,
+    peer: &Peer,
+    request: Request<RecvStream>,
+    respond: &mut SendResponse<Bytes>,
+) -> Result<(), Refused> {
+    let (parts, body) = request.into_parts();
+    match (&parts.method, parts.uri.path()) {
+        (&Method::POST, "/machine/register") => register(shared, peer, body, respond).await,
+        // Accepted and dropped: clients repeat what is refused (control.md §2.2).
+        (&Method::POST, "/machine/update-health" | "/machine/audit-log") => {
+            read_body(body, sw_tailcfg::BODY_MAX).await?;
+            Ok(send(respond, StatusCode::OK, "application/json", Bytes::from_static(b"{}"))?)
+        }
+        (&Method::POST, "/machine/feature/query") => {
+            read_body(body, sw_tailcfg::BODY_MAX).await?;
+            let text = "This network's server does not offer that feature.".to_owned();
+            Ok(send_json(respond, &QueryFeatureResponse { text, ..QueryFeatureResponse::default() })?)
+        }
+        (&Method::GET | &Method::POST, "/machine/whoami") => {
+            let text = format!("machine {} version {} from {}", peer.machine, peer.version, peer.conn.peer);
+            Ok(send_text(respond, StatusCode::OK, &text)?)
+        }
+        (&Method::HEAD | &Method::POST, "/machine/ping-response") => {
+            read_body(body, sw_tailcfg::BODY_MAX).await?;
+            Ok(send(respond, StatusCode::OK, "text/plain", Bytes::new())?)
+        }
+        (_, path) if path.starts_with("/machine/") => {
+            Err(Refused::Status(StatusCode::NOT_IMPLEMENTED, "not offered by this server".to_owned()))
+        }
+        _ => Err(Refused::Status(StatusCode::NOT_FOUND, "not found".to_owned())),
+    }
+}
+
+async fn register(
+    shared: &Shared,
+    peer: &Peer,
+    body: RecvStream,
+    respond: &mut SendResponse<Bytes>,
+) -> Result<(), Refused> {
+    let request: RegisterRequest = read_json(body).await?;
+    check_version(request.version)?;
+    if let Some(wait) = shared.throttle.wait(peer.conn.peer.ip(), peer.machine, crate::clock::now().mono) {
+        return too_many(respond, request.version, wait).await;
+    }
+    let answer = shared.control.register(peer.machine, request);
+    let response = tokio::select! {
+        answer = answer => answer?,
+        // The client asks again with the same Followup (control.md §3.5).
+        _ = given_up(respond) => return Err(Refused::Gone),
+    };
+    if response.error.is_empty() {
+        if response.machine_authorized {
+            peer.conn.authenticated();
+        }
+    } else {
+        tracing::info!(machine = %peer.machine.short(), why = %response.error, "registration refused");
+        shared.throttle.failed(peer.conn.peer.ip(), peer.machine, crate::clock::now().mono);
+    }
+    Ok(send_json(respond, &response)?)
+}
+
+/// Clients below 137 take 429 for any error and come again at once: they are answered late instead
+/// (control.md §3.8).
+async fn too_many(
+    respond: &mut SendResponse<Bytes>,
+    version: sw_types::CapVer,
+    wait: std::time::Duration,
+) -> Result<(), Refused> {
+    if version < sw_types::CapVer(137) {
+        tokio::time::sleep(wait.min(std::time::Duration::from_secs(30))).await;
+    }
+    let mut response = http::Response::new(());
+    *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+    let seconds = wait.as_secs().clamp(1, 3_600);
+    response.headers_mut().insert(http::header::RETRY_AFTER, seconds.into());
+    let mut stream = respond.send_response(response, false)?;
+    Ok(stream.send_data(Bytes::from_static(b"too many failed attempts\n"), true)?)
+}

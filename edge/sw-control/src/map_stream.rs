@@ -1,0 +1,246 @@
+//! One map request: stored, answered once, or a stream until either side ends it (control.md §4, §5.1).
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use h2::server::SendResponse;
+use h2::{RecvStream, SendStream};
+use http::{Response, StatusCode};
+use sw_tailcfg::{KEEP_ALIVE, MapRequest};
+use sw_tailnet::{EndReason, Ended, MapMessage, MapRefused, StreamId};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::clock;
+use crate::inner::{ConnEnd, Peer, Refused, check_version, read_json, send};
+use crate::server::Shared;
+use crate::task::{MapAnswer, StreamItem};
+
+/// Keep-alives come this long after the last message, and up to 4 s later (control.md §4.2).
+const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(50);
+const KEEP_ALIVE_SPREAD_MS: u64 = 4_000;
+
+/// A reader that takes nothing for this long is cut off (threat-model.md §4).
+const STALL_MAX: Duration = Duration::from_secs(60);
+
+/// Messages up to this size are copied into one piece, since each piece is a frame of its own.
+const JOIN_MAX: usize = 8 * 1024;
+
+/// Level of compression: shared parts are compressed once, so it may cost a little.
+const ZSTD_LEVEL: i32 = 3;
+
+/// How frames of a stream are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Packing {
+    Zstd,
+    Plain,
+}
+
+/// A stream that has begun.
+pub(crate) struct MapStream {
+    id: StreamId,
+    items: mpsc::Receiver<StreamItem>,
+    send: SendStream<Bytes>,
+    packing: Packing,
+    keep_alive: bool,
+}
+
+/// Takes a map request. `Some`: its stream is to be run.
+pub(crate) async fn begin(
+    shared: &Shared,
+    peer: &Peer,
+    body: RecvStream,
+    respond: &mut SendResponse<Bytes>,
+) -> Result<Option<MapStream>, Refused> {
+    let request: MapRequest = read_json(body).await?;
+    check_version(request.version)?;
+    let packing = if request.compress == "zstd" { Packing::Zstd } else { Packing::Plain };
+    let keep_alive = request.keep_alive;
+    let answer = shared.control.map(peer.machine, request).await?;
+    let answer = answer.map_err(|refused| match refused {
+        MapRefused::UnknownNode => Refused::Status(StatusCode::NOT_FOUND, refused.to_string()),
+    })?;
+    peer.conn.authenticated();
+    match answer {
+        MapAnswer::Stored => {
+            send(respond, StatusCode::OK, "application/json", Bytes::new())?;
+            Ok(None)
+        }
+        MapAnswer::Once(message) => {
+            let mut stream = respond.send_response(Response::new(()), false)?;
+            for piece in pieces(&message, packing) {
+                write(&mut stream, piece).await?;
+            }
+            stream.send_data(Bytes::new(), true)?;
+            Ok(None)
+        }
+        MapAnswer::Streaming { id, items } => match respond.send_response(Response::new(()), false) {
+            Ok(send) => Ok(Some(MapStream { id, items, send, packing, keep_alive })),
+            Err(error) => {
+                shared.control.stream_closed(id, Ended::Broken).await;
+                Err(error.into())
+            }
+        },
+    }
+}
+
+impl MapStream {
+    /// Runs the stream to its end and says how it ended.
+    pub(crate) async fn run(mut self, shared: Arc<Shared>, mut ended: ConnEnd) {
+        shared.metrics.map_streams.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let how = self.pump(&shared, &mut ended).await;
+        shared.metrics.map_streams.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        if let Some(how) = how {
+            shared.control.stream_closed(self.id, how).await;
+        }
+    }
+
+    /// `None`: the tailnet ended the stream, it needs no telling.
+    async fn pump(&mut self, shared: &Shared, ended: &mut ConnEnd) -> Option<Ended> {
+        let mut next = keep_alive_at();
+        loop {
+            let item = tokio::select! {
+                item = self.items.recv() => item,
+                () = tokio::time::sleep_until(next), if self.keep_alive => {
+                    next = keep_alive_at();
+                    let frame = keep_alive_frame(self.packing);
+                    if self.write_in_time(vec![frame]).await.is_err() {
+                        return Some(how(ended).await);
+                    }
+                    continue;
+                }
+                reset = poll_fn(|cx| self.send.poll_reset(cx)) => {
+                    return Some(match reset {
+                        Ok(_) => Ended::Broken,
+                        Err(_) => how(ended).await,
+                    });
+                }
+            };
+            match item {
+                Some(StreamItem::Message(message)) => {
+                    let pieces = pieces(&message, self.packing);
+                    drop(message);
+                    if self.write_in_time(pieces).await.is_err() {
+                        return Some(how(ended).await);
+                    }
+                    next = keep_alive_at();
+                    shared.control.stream_ready(self.id).await;
+                }
+                Some(StreamItem::End(reason)) => {
+                    if reason == EndReason::Removed {
+                        drop(self.write_in_time(vec![expired_frame(self.packing)]).await);
+                    }
+                    drop(self.send.send_data(Bytes::new(), true));
+                    return None;
+                }
+                None => {
+                    drop(self.send.send_data(Bytes::new(), true));
+                    return None;
+                }
+            }
+        }
+    }
+
+    async fn write_in_time(&mut self, pieces: Vec<Bytes>) -> Result<(), Refused> {
+        for piece in pieces {
+            match tokio::time::timeout(STALL_MAX, write(&mut self.send, piece)).await {
+                Ok(written) => written?,
+                Err(_) => {
+                    self.send.send_reset(h2::Reason::ENHANCE_YOUR_CALM);
+                    return Err(Refused::Gone);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How the connection ended; it may be about to say so.
+async fn how(ended: &mut ConnEnd) -> Ended {
+    let said = tokio::time::timeout(Duration::from_secs(1), ended.wait_for(Option::is_some)).await;
+    match said {
+        Ok(Ok(how)) => how.unwrap_or(Ended::Broken),
+        Ok(Err(_)) | Err(_) => Ended::Broken,
+    }
+}
+
+fn keep_alive_at() -> Instant {
+    let [a, b] = clock::random();
+    let spread = u64::from(u16::from_be_bytes([a, b])) % KEEP_ALIVE_SPREAD_MS;
+    Instant::now() + KEEP_ALIVE_AFTER + Duration::from_millis(spread)
+}
+
+/// Writes within the client's windows: what it does not take stays here, in one shared buffer.
+async fn write(stream: &mut SendStream<Bytes>, mut piece: Bytes) -> Result<(), Refused> {
+    while !piece.is_empty() {
+        stream.reserve_capacity(piece.len().min(64 * 1024));
+        let capacity = poll_fn(|cx| stream.poll_capacity(cx)).await.ok_or(Refused::Gone)??;
+        let now = piece.split_to(capacity.min(piece.len()));
+        if !now.is_empty() {
+            stream.send_data(now, false)?;
+        }
+    }
+    Ok(())
+}
+
+/// The frame of a message: 4 bytes of length, little-endian, then the parts (control.md §5.1).
+fn pieces(message: &MapMessage, packing: Packing) -> Vec<Bytes> {
+    let packed = message.parts().iter().map(|part| match packing {
+        Packing::Zstd => part.zstd(compress).clone(),
+        Packing::Plain => part.json().clone(),
+    });
+    let parts: Vec<Bytes> = packed.collect();
+    let length: usize = parts.iter().map(Bytes::len).sum();
+    let prefix = u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes();
+    if length <= JOIN_MAX {
+        let mut joined = BytesMut::with_capacity(4 + length);
+        joined.put_slice(&prefix);
+        for part in &parts {
+            joined.put_slice(part);
+        }
+        return vec![joined.freeze()];
+    }
+    std::iter::once(Bytes::copy_from_slice(&prefix)).chain(parts).collect()
+}
+
+fn compress(json: &[u8]) -> Vec<u8> {
+    thread_local! {
+        static ZSTD: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
+    }
+    ZSTD.with_borrow_mut(|kept| {
+        if kept.is_none() {
+            *kept = zstd::bulk::Compressor::new(ZSTD_LEVEL).ok();
+        }
+        let packed = kept.as_mut().and_then(|zstd| zstd.compress(json).ok());
+        packed.expect("compression into memory that grows cannot fail")
+    })
+}
+
+fn frame(json: &[u8], packing: Packing) -> Bytes {
+    let content = match packing {
+        Packing::Zstd => compress(json),
+        Packing::Plain => json.to_vec(),
+    };
+    let mut framed = BytesMut::with_capacity(4 + content.len());
+    framed.put_u32_le(u32::try_from(content.len()).unwrap_or(u32::MAX));
+    framed.put_slice(&content);
+    framed.freeze()
+}
+
+/// Always the same bytes: clients compare them.
+fn keep_alive_frame(packing: Packing) -> Bytes {
+    static FRAMES: [OnceLock<Bytes>; 2] = [const { OnceLock::new() }; 2];
+    let slot = match packing {
+        Packing::Zstd => 0,
+        Packing::Plain => 1,
+    };
+    FRAMES.get(slot).map_or_else(Bytes::new, |slot| slot.get_or_init(|| frame(KEEP_ALIVE, packing)).clone())
+}
+
+/// The last message to a machine that was removed: its key expired (control.md §3.6).
+fn expired_frame(packing: Packing) -> Bytes {
+    frame(br#"{"Node":{"KeyExpiry":"1970-01-01T00:00:01Z","MachineAuthorized":true}}"#, packing)
+}
