@@ -19,6 +19,11 @@ impl Tailnet {
         self.live.get(&node).map_or(Presence::Offline, |live| live.presence)
     }
 
+    /// Whether others see it online.
+    pub fn is_online(&self, node: NodeId) -> bool {
+        self.presence(node).is_online()
+    }
+
     /// Routes that it announces, approved or not.
     pub fn announced_routes(&self, node: NodeId) -> &[IpNet] {
         self.facts(node).map_or(&[], |facts| &facts.host.routable_ips)

@@ -180,21 +180,6 @@ impl Tailnet {
         &self.state
     }
 
-    /// What a machine reported last.
-    pub fn facts(&self, id: NodeId) -> Option<&Facts> {
-        self.live.get(&id).map(|live| &live.facts)
-    }
-
-    /// Whether others see a machine online.
-    pub fn is_online(&self, id: NodeId) -> bool {
-        self.live.get(&id).is_some_and(|live| live.presence.is_online())
-    }
-
-    /// The routes that a machine serves now.
-    pub fn serving(&self, id: NodeId) -> &[IpNet] {
-        self.live.get(&id).map_or(&[], |live| &live.serving)
-    }
-
     /// Counters.
     pub fn stats(&self) -> Stats {
         self.stats

@@ -54,7 +54,8 @@ impl Caller {
     pub(crate) fn may(&self, scope: &str, method: &Method) -> Result<(), Problem> {
         let reading = *method == Method::GET || *method == Method::HEAD;
         let covers = |held: &String| {
-            let (held, read_only) = held.strip_suffix(":read").map_or((held.as_str(), false), |held| (held, true));
+            let (held, read_only) =
+                held.strip_suffix(":read").map_or((held.as_str(), false), |held| (held, true));
             (held == "all" || held == scope) && (reading || !read_only)
         };
         if self.scopes.iter().any(covers) {
@@ -99,7 +100,9 @@ impl From<Failure> for Problem {
             Failure::Refused(Refusal::NotFound { .. }) => StatusCode::NOT_FOUND,
             Failure::Refused(Refusal::Taken { .. }) => StatusCode::CONFLICT,
             Failure::Refused(Refusal::Moved { .. }) => StatusCode::PRECONDITION_FAILED,
-            Failure::Refused(Refusal::Unfit { .. } | Refusal::Forbidden(_) | Refusal::Policy(_)) => StatusCode::BAD_REQUEST,
+            Failure::Refused(Refusal::Unfit { .. } | Refusal::Forbidden(_) | Refusal::Policy(_)) => {
+                StatusCode::BAD_REQUEST
+            }
             Failure::Storage(_) => StatusCode::INSUFFICIENT_STORAGE,
             Failure::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         };
@@ -136,7 +139,8 @@ impl Ask<'_> {
     /// The body as JSON; an empty one is `{}`.
     pub(crate) fn input<T: DeserializeOwned>(&self) -> Result<T, Problem> {
         let body: &[u8] = if self.body.is_empty() { b"{}" } else { self.body };
-        serde_json::from_slice(body).map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("the body: {error}")))
+        serde_json::from_slice(body)
+            .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("the body: {error}")))
     }
 
     pub(crate) fn query(&self, name: &str) -> Option<String> {
@@ -207,7 +211,8 @@ fn bearer(parts: &Parts) -> Option<String> {
     if let Some(token) = value.strip_prefix("Bearer ") {
         return Some(token.trim().to_owned());
     }
-    let basic = base64::engine::general_purpose::STANDARD.decode(value.strip_prefix("Basic ")?.trim()).ok()?;
+    let basic =
+        base64::engine::general_purpose::STANDARD.decode(value.strip_prefix("Basic ")?.trim()).ok()?;
     let pair = String::from_utf8(basic).ok()?;
     pair.split_once(':').map(|(user, _)| user.to_owned())
 }
@@ -230,7 +235,8 @@ async fn authenticate(shared: &Shared, secret: String, now: sw_types::UnixTime) 
 pub(crate) async fn handle(shared: &Shared, caller: &Caller, parts: &Parts, body: Bytes) -> Response<Body> {
     shared.metrics.api_requests.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let path = parts.uri.path();
-    let segments = |rest: &'_ str| rest.split('/').filter(|s| !s.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+    let segments =
+        |rest: &'_ str| rest.split('/').filter(|s| !s.is_empty()).map(str::to_owned).collect::<Vec<_>>();
     let answer = if let Some(rest) = path.strip_prefix("/api/samewire/v1/") {
         let owned = segments(rest);
         let path = owned.iter().map(String::as_str).collect();

@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
-use sw_store::{Loaded, Seq, Store, StoreError};
+use sw_store::{Seq, Store, StoreError};
 use sw_tailcfg::{DerpMap, MapRequest, RegisterRequest, RegisterResponse};
-use sw_tailnet::{Change, Command, Config, Done, Ended, Entry, Facts, MapRefused, Pool, Settings, State, StreamId, Tailnet};
+use sw_tailnet::{
+    Change, Command, Config, Done, Ended, Entry, Facts, MapRefused, Pool, Settings, State, StreamId, Tailnet,
+};
 use sw_types::{MachineKey, NodeId};
 use tokio::sync::{mpsc, oneshot};
 
@@ -40,7 +42,10 @@ impl Control {
     ///
     /// # Errors
     /// [`StartError`]; damage never becomes an empty network.
-    pub fn start(config: Config, mut store: Box<dyn Store>) -> Result<(Self, tokio::task::JoinHandle<()>), StartError> {
+    pub fn start(
+        config: Config,
+        mut store: Box<dyn Store>,
+    ) -> Result<(Self, tokio::task::JoinHandle<()>), StartError> {
         let loaded = store.load()?;
         let (state, seq) = take_up(loaded.seq, loaded.records, &mut *store)?;
         let facts = take_facts(&state, loaded.volatile, &mut *store);
@@ -63,7 +68,10 @@ impl Control {
     ///
     /// # Errors
     /// [`Failure::Stopping`].
-    pub async fn read<T: Send + 'static>(&self, look: impl FnOnce(&Tailnet) -> T + Send + 'static) -> Result<T, Failure> {
+    pub async fn read<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Tailnet) -> T + Send + 'static,
+    ) -> Result<T, Failure> {
         self.ask(|answer| Job::Read(Box::new(move |tailnet| drop(answer.send(Ok(look(tailnet))))))).await
     }
 
@@ -99,12 +107,20 @@ impl Control {
         }
     }
 
-    pub(crate) async fn register(&self, machine: MachineKey, request: RegisterRequest) -> Result<RegisterResponse, Failure> {
+    pub(crate) async fn register(
+        &self,
+        machine: MachineKey,
+        request: RegisterRequest,
+    ) -> Result<RegisterResponse, Failure> {
         let request = Box::new(request);
         self.ask(|answer| Job::Register { machine, request, answer }).await
     }
 
-    pub(crate) async fn map(&self, machine: MachineKey, request: MapRequest) -> Result<Result<MapAnswer, MapRefused>, Failure> {
+    pub(crate) async fn map(
+        &self,
+        machine: MachineKey,
+        request: MapRequest,
+    ) -> Result<Result<MapAnswer, MapRefused>, Failure> {
         let request = Box::new(request);
         self.ask(|answer| Job::Map { machine, request, answer }).await
     }
@@ -121,7 +137,10 @@ impl Control {
         self.jobs.send(job).await.map_err(|_| Failure::Stopping)
     }
 
-    async fn ask<T>(&self, job: impl FnOnce(oneshot::Sender<Result<T, Failure>>) -> Job) -> Result<T, Failure> {
+    async fn ask<T>(
+        &self,
+        job: impl FnOnce(oneshot::Sender<Result<T, Failure>>) -> Job,
+    ) -> Result<T, Failure> {
         let (answer, result) = oneshot::channel();
         self.send(job(answer)).await?;
         result.await.unwrap_or(Err(Failure::Stopping))
@@ -139,7 +158,8 @@ fn take_up(seq: Seq, records: Vec<Change>, store: &mut dyn Store) -> Result<(Sta
         None if seq == Seq(0) && records.is_empty() => {
             let settings = new_settings();
             let changes = vec![Change::Settings(Some(Box::new(settings.clone())))];
-            let entry = Entry { at: clock::now().wall, actor: "server".to_owned(), audit: Vec::new(), changes };
+            let entry =
+                Entry { at: clock::now().wall, actor: "server".to_owned(), audit: Vec::new(), changes };
             let seq = store.append(seq, &[entry])?;
             Ok((State::new(settings), seq))
         }

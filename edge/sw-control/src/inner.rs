@@ -73,7 +73,7 @@ where
             }
         }
     };
-    drop(end.send(Some(how)));
+    end.send_replace(Some(how));
 }
 
 /// A connection that timed out belongs to a machine that is gone (control.md §4.2).
@@ -95,7 +95,8 @@ async fn handle(
     let result = match (request.method(), path.as_str()) {
         (&Method::POST, "/machine/map") => {
             // WHY boxed: its state is large, and a long poll goes on without it.
-            let begun = Box::pin(crate::map_stream::begin(&shared, &peer, request.into_body(), &mut respond)).await;
+            let begun =
+                Box::pin(crate::map_stream::begin(&shared, &peer, request.into_body(), &mut respond)).await;
             match begun {
                 Ok(Some(stream)) => {
                     stream.run(shared, ended).await;
@@ -167,11 +168,18 @@ pub(crate) fn check_version(version: CapVer) -> Result<(), Refused> {
     if version >= CapVer::SERVER_MIN {
         return Ok(());
     }
-    let text = format!("this client is too old: it has capability version {version}, the server needs {}", CapVer::SERVER_MIN);
+    let text = format!(
+        "this client is too old: it has capability version {version}, the server needs {}",
+        CapVer::SERVER_MIN
+    );
     Err(Refused::Status(StatusCode::BAD_REQUEST, text))
 }
 
-pub(crate) fn send_text(respond: &mut SendResponse<Bytes>, status: StatusCode, text: &str) -> Result<(), h2::Error> {
+pub(crate) fn send_text(
+    respond: &mut SendResponse<Bytes>,
+    status: StatusCode,
+    text: &str,
+) -> Result<(), h2::Error> {
     send(respond, status, "text/plain; charset=utf-8", format!("{text}\n").into())
 }
 
@@ -179,7 +187,12 @@ pub(crate) fn send_json(respond: &mut SendResponse<Bytes>, value: &impl Serializ
     send(respond, StatusCode::OK, "application/json", sw_tailcfg::encode(value).into())
 }
 
-pub(crate) fn send(respond: &mut SendResponse<Bytes>, status: StatusCode, kind: &'static str, body: Bytes) -> Result<(), h2::Error> {
+pub(crate) fn send(
+    respond: &mut SendResponse<Bytes>,
+    status: StatusCode,
+    kind: &'static str,
+    body: Bytes,
+) -> Result<(), h2::Error> {
     let mut response = Response::new(());
     *response.status_mut() = status;
     response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(kind));

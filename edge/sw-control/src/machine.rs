@@ -6,7 +6,9 @@ use h2::server::SendResponse;
 use http::{Method, Request, StatusCode};
 use sw_tailcfg::{QueryFeatureResponse, RegisterRequest};
 
-use crate::inner::{Peer, Refused, check_version, given_up, read_body, read_json, send, send_json, send_text};
+use crate::inner::{
+    Peer, Refused, check_version, given_up, read_body, read_json, send, send_json, send_text,
+};
 use crate::server::Shared;
 
 pub(crate) async fn handle(

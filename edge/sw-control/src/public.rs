@@ -53,10 +53,14 @@ impl Router for PublicRouter {
             (&Method::GET, "/robots.txt") => {
                 Box::pin(std::future::ready(text(StatusCode::OK, "User-agent: *\nDisallow: /\n".to_owned())))
             }
-            (&Method::HEAD, "/machine/ping-response") => Box::pin(std::future::ready(text(StatusCode::OK, String::new()))),
+            (&Method::HEAD, "/machine/ping-response") => {
+                Box::pin(std::future::ready(text(StatusCode::OK, String::new())))
+            }
             (&Method::POST, "/verify") => Box::pin(async move { verify(&shared, request).await }),
             (&Method::GET, "/health") => Box::pin(async move { api::health_response(&shared).await }),
-            (_, path) if path.starts_with("/api/") => Box::pin(async move { api::public(shared, request, &conn).await }),
+            (_, path) if path.starts_with("/api/") => {
+                Box::pin(async move { api::public(shared, request, &conn).await })
+            }
             (&Method::GET, path) if path.starts_with("/register/") && self.others.is_none() => {
                 let id = path.trim_start_matches("/register/").to_owned();
                 Box::pin(async move { login_hint(&shared, id).await })
@@ -69,7 +73,8 @@ impl Router for PublicRouter {
     }
 
     fn claims(&self, head: &Request<()>, conn: &Conn) -> bool {
-        head.uri().path() == ts2021::PATH || self.others.as_ref().is_some_and(|others| others.claims(head, conn))
+        head.uri().path() == ts2021::PATH
+            || self.others.as_ref().is_some_and(|others| others.claims(head, conn))
     }
 
     fn take(&self, head: Request<()>, stream: Stream, conn: Arc<Conn>) -> BoxFuture<()> {
@@ -81,7 +86,8 @@ impl Router for PublicRouter {
 
     fn accepts_absolute_form(&self, path: &str) -> bool {
         // The official Rust client sends it (control.md §8.3).
-        matches!(path, "/key" | ts2021::PATH) || self.others.as_ref().is_some_and(|others| others.accepts_absolute_form(path))
+        matches!(path, "/key" | ts2021::PATH)
+            || self.others.as_ref().is_some_and(|others| others.accepts_absolute_form(path))
     }
 }
 
@@ -92,7 +98,8 @@ fn key(shared: &Shared, query: Option<&str>) -> Response<Body> {
         return text(StatusCode::BAD_REQUEST, "name your capability version: /key?v=N\n".to_owned());
     };
     if version < KEY_VERSION_MIN {
-        let why = format!("this client is too old: the server needs capability version {}\n", CapVer::SERVER_MIN);
+        let why =
+            format!("this client is too old: the server needs capability version {}\n", CapVer::SERVER_MIN);
         return text(StatusCode::BAD_REQUEST, why);
     }
     let public = MachineKey::from_bytes(*shared.noise_key.public().as_bytes());
@@ -106,11 +113,13 @@ fn key(shared: &Shared, query: Option<&str>) -> Response<Body> {
 /// `POST /verify`: whether a relay may admit a client (control.md §2.1).
 async fn verify(shared: &Shared, request: Request<Incoming>) -> Response<Body> {
     let body = Limited::new(request.into_body(), VERIFY_MAX).collect().await;
-    let asked = body.ok().and_then(|body| sw_tailcfg::decode_request::<DerpAdmitRequest>(&body.to_bytes()).ok());
+    let asked =
+        body.ok().and_then(|body| sw_tailcfg::decode_request::<DerpAdmitRequest>(&body.to_bytes()).ok());
     let Some(asked) = asked else {
         return text(StatusCode::BAD_REQUEST, "no admit request\n".to_owned());
     };
-    let known = shared.control.read(move |tailnet| tailnet.state().node_by_key(&asked.node_public).is_some()).await;
+    let known =
+        shared.control.read(move |tailnet| tailnet.state().node_by_key(&asked.node_public).is_some()).await;
     match known {
         Ok(allow) => json(StatusCode::OK, sw_tailcfg::encode(&DerpAdmitResponse { allow })),
         Err(failure) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{failure}\n")),
@@ -120,13 +129,20 @@ async fn verify(shared: &Shared, request: Request<Incoming>) -> Response<Body> {
 /// What the login page says where no page role is built in.
 async fn login_hint(shared: &Shared, id: String) -> Response<Body> {
     let asked = id.clone();
-    let host = shared.control.read(move |tailnet| tailnet.login(&asked).map(|login| login.host.hostname.clone())).await;
+    let host = shared
+        .control
+        .read(move |tailnet| tailnet.login(&asked).map(|login| login.host.hostname.clone()))
+        .await;
     match host {
         Ok(Some(_)) => text(
             StatusCode::OK,
-            format!("This machine waits to be let in. On the server:\n\n  samewire control nodes approve {id} --user NAME\n"),
+            format!(
+                "This machine waits to be let in. On the server:\n\n  samewire control nodes approve {id} --user NAME\n"
+            ),
         ),
-        Ok(None) => text(StatusCode::NOT_FOUND, "This login page has expired; start the login again.\n".to_owned()),
+        Ok(None) => {
+            text(StatusCode::NOT_FOUND, "This login page has expired; start the login again.\n".to_owned())
+        }
         Err(failure) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{failure}\n")),
     }
 }

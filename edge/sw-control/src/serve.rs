@@ -108,7 +108,8 @@ pub async fn serve(
     let router = server.router(roles.others);
     let front = Front::new(router, FrontLimits::default());
     server.set_front_stats(front.stats());
-    let bound = sw_net::socket::listen_tcp(listen).map_err(|source| ServeError::Listen { address: listen, source })?;
+    let bound = sw_net::socket::listen_tcp(listen)
+        .map_err(|source| ServeError::Listen { address: listen, source })?;
     front.listen(bound, tls);
     server.serve_socket()?;
     tracing::info!(url = %url.text, %listen, "the control server runs");
@@ -216,7 +217,8 @@ impl Files<'_> {
                 return Ok(());
             }
             let bad = |why: String| ServeError::Argument { what: file.display().to_string(), why };
-            let given: DerpMap = sw_tailcfg::decode_request(text.as_bytes()).map_err(|e| bad(e.to_string()))?;
+            let given: DerpMap =
+                sw_tailcfg::decode_request(text.as_bytes()).map_err(|e| bad(e.to_string()))?;
             let (_, problems) = given.check();
             if let Some(problem) = problems.first() {
                 return Err(bad(problem.to_string()));
@@ -228,7 +230,10 @@ impl Files<'_> {
             return Ok(());
         }
         map.regions.get_or_insert_default();
-        let stopping = |failure: crate::Failure| ServeError::Argument { what: "relay map".to_owned(), why: failure.to_string() };
+        let stopping = |failure: crate::Failure| ServeError::Argument {
+            what: "relay map".to_owned(),
+            why: failure.to_string(),
+        };
         server.control().set_derp_map(map).await.map_err(stopping)
     }
 
@@ -242,7 +247,10 @@ impl Files<'_> {
         }
         self.policy = Some(text.clone());
         let wanted = text.clone();
-        let same = server.control().read(move |t| t.state().policy().map(|p| (p.text == wanted, p.author.clone()))).await;
+        let same = server
+            .control()
+            .read(move |t| t.state().policy().map(|p| (p.text == wanted, p.author.clone())))
+            .await;
         let bad = |why: String| ServeError::Argument { what: file.display().to_string(), why };
         match same.map_err(|e| bad(e.to_string()))? {
             Some((true, _)) => return Ok(()),
@@ -269,5 +277,6 @@ impl Files<'_> {
 }
 
 fn read(file: &Path) -> Result<String, ServeError> {
-    std::fs::read_to_string(file).map_err(|e| ServeError::Argument { what: file.display().to_string(), why: e.to_string() })
+    std::fs::read_to_string(file)
+        .map_err(|e| ServeError::Argument { what: file.display().to_string(), why: e.to_string() })
 }

@@ -144,8 +144,11 @@ impl Server {
     /// [`ServerError::State`] when it cannot be bound.
     pub fn serve_socket(&self) -> Result<(), ServerError> {
         let path = self.shared.state.join("control.sock");
-        let listener = crate::socket::bind(&self.shared.state)
-            .map_err(|source| ServerError::State { action: "binding", path, source })?;
+        let listener = crate::socket::bind(&self.shared.state).map_err(|source| ServerError::State {
+            action: "binding",
+            path,
+            source,
+        })?;
         let shared = Arc::clone(&self.shared);
         self.shared.tasks.spawn(crate::socket::serve(shared, listener));
         Ok(())
@@ -173,7 +176,11 @@ fn prepare_directory(path: &Path) -> Result<(), ServerError> {
     }
     let mode = std::fs::metadata(path).map_err(|e| state("reading", e))?.permissions().mode();
     if mode & 0o022 != 0 {
-        let problem = std::io::Error::other(format!("others can write in it (mode {:o}); run: chmod 700 {}", mode & 0o777, path.display()));
+        let problem = std::io::Error::other(format!(
+            "others can write in it (mode {:o}); run: chmod 700 {}",
+            mode & 0o777,
+            path.display()
+        ));
         return Err(state("using", problem));
     }
     Ok(())

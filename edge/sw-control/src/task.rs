@@ -10,8 +10,8 @@ use std::time::Duration;
 use sw_store::{Seq, StoreError};
 use sw_tailcfg::{DerpMap, MapRequest, RegisterRequest, RegisterResponse};
 use sw_tailnet::{
-    Command, Done, EndReason, Ended, Entry, Facts, MapMessage, MapRefused, MapReply, Output, Refusal, Registered, StreamId,
-    Tailnet, Ticket,
+    Command, Done, EndReason, Ended, Entry, Facts, MapMessage, MapRefused, MapReply, Output, Refusal,
+    Registered, StreamId, Tailnet, Ticket,
 };
 use sw_types::{MachineKey, NodeId};
 use tokio::sync::{mpsc, oneshot};
@@ -192,7 +192,12 @@ impl Driver {
         self.tickets.retain(|_, answer| !answer.is_closed());
     }
 
-    fn map(&mut self, machine: MachineKey, request: &MapRequest, answer: Answer<Result<MapAnswer, MapRefused>>) {
+    fn map(
+        &mut self,
+        machine: MachineKey,
+        request: &MapRequest,
+        answer: Answer<Result<MapAnswer, MapRefused>>,
+    ) {
         let id = self.next_stream;
         let reply = match self.tailnet.on_map_request(machine, request, id, clock::now()) {
             Ok(MapReply::Stored) => Ok(MapAnswer::Stored),
@@ -279,7 +284,8 @@ impl Driver {
         if facts.is_empty() {
             return;
         }
-        let rows: Vec<(NodeId, Option<String>)> = facts.iter().map(|(id, facts)| (*id, encode(facts))).collect();
+        let rows: Vec<(NodeId, Option<String>)> =
+            facts.iter().map(|(id, facts)| (*id, encode(facts))).collect();
         if let Err(error) = self.store.call(move |store| store.put_volatile(&rows)).await {
             tracing::warn!(%error, "facts about machines could not be saved; they are tried again when they change");
         }
@@ -290,7 +296,7 @@ impl Driver {
         self.save_facts().await;
         self.store.stop().await;
         if let Some(done) = self.stop {
-            drop(done.send(()));
+            let _gone = done.send(());
         }
     }
 }

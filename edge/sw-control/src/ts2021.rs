@@ -157,9 +157,9 @@ async fn noise<S>(shared: Arc<Shared>, mut io: S, asked: &Asked, first: Vec<u8>,
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let accepted = asked.initiation.and_then(|initiation| {
-        sw_noise::accept(&initiation, &shared.noise_key, clock::random())
-    });
+    let accepted = asked
+        .initiation
+        .and_then(|initiation| sw_noise::accept(&initiation, &shared.noise_key, clock::random()));
     let accepted = match accepted {
         Ok(accepted) => accepted,
         Err(error @ (HandshakeError::Size | HandshakeError::Type | HandshakeError::Length)) => {
@@ -267,7 +267,10 @@ mod tests {
 
     #[test]
     fn query_values_are_decoded() {
-        assert_eq!(query_value("a=1&X-Tailscale-Handshake=AB%2B%2F+%3D", HANDSHAKE_HEADER).as_deref(), Some("AB+/+="));
+        assert_eq!(
+            query_value("a=1&X-Tailscale-Handshake=AB%2B%2F+%3D", HANDSHAKE_HEADER).as_deref(),
+            Some("AB+/+=")
+        );
         assert_eq!(query_value("a=%2", "a"), None);
         assert_eq!(query_value("a=%zz", "a"), None);
         assert_eq!(query_value("b=1", "a"), None);

@@ -33,20 +33,26 @@ pub(crate) async fn health_response(shared: &Shared) -> Response<Body> {
 }
 
 async fn look(shared: &Shared) -> Health {
-    let relays = shared.control.read(|tailnet| tailnet.derp_map().regions.as_ref().map_or(0, |r| r.len())).await;
+    let relays =
+        shared.control.read(|tailnet| tailnet.derp_map().regions.as_ref().map_or(0, |r| r.len())).await;
     let mut problems = Vec::new();
     let status = match relays {
         Ok(0) => {
             problems.push(Finding {
                 slug: "no-relay",
-                what: "the network has no relay, so machines behind strict firewalls do not reach each other".to_owned(),
+                what: "the network has no relay, so machines behind strict firewalls do not reach each other"
+                    .to_owned(),
                 fix: "start the server without --no-relay, or with --derp-map FILE".to_owned(),
             });
             "warn"
         }
         Ok(_) => "pass",
         Err(failure) => {
-            problems.push(Finding { slug: "not-running", what: failure.to_string(), fix: "look at the server's log".to_owned() });
+            problems.push(Finding {
+                slug: "not-running",
+                what: failure.to_string(),
+                fix: "look at the server's log".to_owned(),
+            });
             "fail"
         }
     };

@@ -108,7 +108,9 @@ async fn create_auth_key(ask: &Ask<'_>) -> Answer {
     };
     match ask.shared.control.execute(&ask.caller.name, Command::CreateAuthKey(new)).await? {
         Done::Secret { id, text, invite } => {
-            let look = move |tailnet: &Tailnet| tailnet.state().auth_key(&id).map(|key| AuthKeyInfo::of(tailnet, key));
+            let look = move |tailnet: &Tailnet| {
+                tailnet.state().auth_key(&id).map(|key| AuthKeyInfo::of(tailnet, key))
+            };
             let info = ask.shared.control.read(look).await?;
             let info = info.ok_or_else(|| Problem::not_found("key", "just made"))?;
             let token = invite.map(|token| token.expose().clone());
@@ -165,13 +167,17 @@ pub(crate) async fn api_keys(ask: &Ask<'_>, path: &[&str]) -> Answer {
     ask.may("all")?;
     match (ask.method().clone(), path) {
         (Method::GET, []) => {
-            let list = ask.shared.control.read(|tailnet| tailnet.state().api_keys().map(ApiKeyInfo::of).collect::<Vec<_>>());
+            let list = ask
+                .shared
+                .control
+                .read(|tailnet| tailnet.state().api_keys().map(ApiKeyInfo::of).collect::<Vec<_>>());
             ok(&list.await?)
         }
         (Method::POST, []) => {
             let input: ApiInput = ask.input()?;
             let seconds = input.expiry_seconds.unwrap_or(API_DEFAULT_SECONDS);
-            let expires = (seconds > 0).then(|| crate::clock::now().wall + std::time::Duration::from_secs(seconds));
+            let expires =
+                (seconds > 0).then(|| crate::clock::now().wall + std::time::Duration::from_secs(seconds));
             let new = NewApiKey { scopes: input.scopes, expires, description: input.description };
             match ask.shared.control.execute(&ask.caller.name, Command::CreateApiKey(new)).await? {
                 Done::Secret { id, text, .. } => {

@@ -76,7 +76,7 @@ impl NodeInfo {
             routes: Routes {
                 advertised: facts.host.routable_ips.clone(),
                 approved: node.approved_routes.clone(),
-                serving: tailnet.serving(node.id).to_vec(),
+                serving: tailnet.serving_routes(node.id).to_vec(),
             },
         }
     }
@@ -131,7 +131,8 @@ async fn command(ask: &Ask<'_>, node: NodeId, verb: &str) -> Result<Command, Pro
     Ok(match verb {
         "rename" => Command::RenameNode { node, label: input.name },
         "expire" => {
-            let at = if input.disable { None } else { Some(input.expiry.unwrap_or(crate::clock::now().wall)) };
+            let at =
+                if input.disable { None } else { Some(input.expiry.unwrap_or(crate::clock::now().wall)) };
             Command::SetExpiry { node, at }
         }
         "tags" => Command::TagNode { node, tags: input.tags },
@@ -142,7 +143,8 @@ async fn command(ask: &Ask<'_>, node: NodeId, verb: &str) -> Result<Command, Pro
             Command::GiveNode { node, user: super::users::find(ask, &word).await? }
         }
         "address" => {
-            let ipv4 = input.ipv4.ok_or_else(|| Problem::new(StatusCode::BAD_REQUEST, "name an ipv4 address"))?;
+            let ipv4 =
+                input.ipv4.ok_or_else(|| Problem::new(StatusCode::BAD_REQUEST, "name an ipv4 address"))?;
             Command::SetAddress { node, ipv4 }
         }
         _ => return Err(no_such_path()),
@@ -173,11 +175,15 @@ async fn approve(ask: &Ask<'_>, word: &str) -> Answer {
     let user = match (user, &input.user) {
         (Some(user), _) => user,
         (None, Some(word)) => return Err(Problem::not_found("person", word)),
-        (None, None) => return Err(Problem::new(StatusCode::BAD_REQUEST, "whose machine is it? name a user")),
+        (None, None) => {
+            return Err(Problem::new(StatusCode::BAD_REQUEST, "whose machine is it? name a user"));
+        }
     };
     match run(ask, Command::ApproveLogin { login, user, by_admin: true }).await? {
         sw_tailnet::Done::Node(node) => one(ask, node).await,
-        sw_tailnet::Done::Changed | sw_tailnet::Done::User(_) | sw_tailnet::Done::Secret { .. } => ok(&serde_json::json!({})),
+        sw_tailnet::Done::Changed | sw_tailnet::Done::User(_) | sw_tailnet::Done::Secret { .. } => {
+            ok(&serde_json::json!({}))
+        }
     }
 }
 
@@ -193,7 +199,8 @@ fn login_word(word: &str) -> String {
 
 pub(crate) async fn find(ask: &Ask<'_>, word: &str) -> Result<NodeId, Problem> {
     let asked = word.to_owned();
-    let found = ask.shared.control.read(move |tailnet| tailnet.state().find_node(&asked).map(|node| node.id)).await?;
+    let found =
+        ask.shared.control.read(move |tailnet| tailnet.state().find_node(&asked).map(|node| node.id)).await?;
     found.ok_or_else(|| Problem::not_found("machine", word))
 }
 
@@ -237,7 +244,7 @@ pub(crate) async fn routes(ask: &Ask<'_>) -> Answer {
                 serde_json::json!({
                     "id": node.id.to_string(), "givenName": node.label, "route": route,
                     "advertised": advertised.contains(&route), "approved": node.approved_routes.contains(&route),
-                    "serving": tailnet.serving(node.id).contains(&route), "exit": is_exit(&route),
+                    "serving": tailnet.serving_routes(node.id).contains(&route), "exit": is_exit(&route),
                 })
             }));
         }

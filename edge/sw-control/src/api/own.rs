@@ -4,7 +4,7 @@ use http::{Method, StatusCode};
 use serde::Deserialize;
 use sw_store::Seq;
 
-use super::{Answer, Ask, Problem, health, keys, nodes, no_such_path, ok, policy, settings, users};
+use super::{Answer, Ask, Problem, health, keys, no_such_path, nodes, ok, policy, settings, users};
 use crate::metrics::{Scrape, text as metrics_text};
 use crate::public::text;
 
@@ -54,7 +54,8 @@ async fn backup(ask: &Ask<'_>) -> Answer {
     }
     ask.shared.control.backup(input.path.clone()).await?;
     let keys = sw_store::KeyFile::beside(&input.path);
-    let saved = sw_store::KeyFile::open(&ask.shared.state.join("control.keys")).and_then(|file| file.save_to(&keys));
+    let saved =
+        sw_store::KeyFile::open(&ask.shared.state.join("control.keys")).and_then(|file| file.save_to(&keys));
     saved.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     ok(&serde_json::json!({ "path": input.path, "keys": keys }))
 }

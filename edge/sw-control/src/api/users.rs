@@ -100,6 +100,7 @@ async fn one(ask: &Ask<'_>, id: UserId) -> Answer {
 
 pub(crate) async fn find(ask: &Ask<'_>, word: &str) -> Result<UserId, Problem> {
     let asked = word.to_owned();
-    let found = ask.shared.control.read(move |tailnet| tailnet.state().find_user(&asked).map(|user| user.id)).await?;
+    let found =
+        ask.shared.control.read(move |tailnet| tailnet.state().find_user(&asked).map(|user| user.id)).await?;
     found.ok_or_else(|| Problem::not_found("person", word))
 }
