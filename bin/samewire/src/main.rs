@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod control;
+
 /// Every machine you own, on the same wire.
 #[derive(Debug, Parser)]
 #[command(name = "samewire", version, about, disable_help_subcommand = true)]
@@ -20,6 +22,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// The control server of a network, and its administration
+    Control(control::ControlArgs),
     /// Networks of machines behind NATs on this machine, to try things before doing them
     Lab(sw_lab::LabArgs),
     /// Check, test, explain and compare policy files
@@ -33,6 +37,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Version { json: true } => {
             println!("{{\"version\":\"{}\"}}", env!("CARGO_PKG_VERSION"));
         }
+        Command::Control(args) => return Ok(control::run(args)),
         Command::Lab(args) => return Ok(sw_lab::run(args)),
         Command::Policy(args) => return Ok(sw_cli::policy::run(args)),
     }

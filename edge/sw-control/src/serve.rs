@@ -22,9 +22,6 @@ pub struct ServeArgs {
     /// Address and port to listen on [default: every address, the port of the URL]
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
-    /// Where the network is kept
-    #[arg(long, value_name = "DIR")]
-    pub state: PathBuf,
     /// Policy file, read at start, on SIGHUP and when it changes [default: everybody reaches everybody]
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
@@ -84,6 +81,38 @@ pub enum ServeError {
     Signals(std::io::Error),
 }
 
+impl ServeError {
+    /// The one next step, where one helps.
+    pub fn fix(&self) -> Option<String> {
+        use sw_store::StoreError;
+        let Self::Server(ServerError::Start(crate::StartError::Store(error))) = self else {
+            return None;
+        };
+        match error {
+            StoreError::Corrupt { .. } => Some("samewire control restore BACKUP".to_owned()),
+            StoreError::Busy { .. } => Some("stop the other server of this directory first".to_owned()),
+            StoreError::Full { .. } => Some("make space on that disk".to_owned()),
+            StoreError::Moved { .. }
+            | StoreError::TooNew { .. }
+            | StoreError::NoFiles
+            | StoreError::Io { .. }
+            | StoreError::Sqlite { .. } => None,
+        }
+    }
+}
+
+/// Puts a backup in the place of the network in `state` and says what was done.
+///
+/// # Errors
+/// [`sw_store::RestoreError`]; then nothing changed.
+pub fn restore(backup: &Path, state: &Path) -> Result<String, sw_store::RestoreError> {
+    let seq = sw_store::restore(backup, &state.join("control.db"), &state.join("control.keys"))?;
+    Ok(format!(
+        "the network is as it was at change {}; what was there before lies beside it as .before-restore",
+        seq.0
+    ))
+}
+
 /// Serves until SIGINT or SIGTERM; SIGHUP reads policy and relay map again.
 ///
 /// `roles` is asked once the server runs, so that other roles can be given its handle.
@@ -92,12 +121,13 @@ pub enum ServeError {
 /// [`ServeError`].
 pub async fn serve(
     args: ServeArgs,
+    state: PathBuf,
     engine: Arc<dyn Engine>,
     roles: impl FnOnce(&Server) -> Roles,
 ) -> Result<(), ServeError> {
     let url = Url::parse(&args.url)?;
     let listen = args.listen.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 0], url.port)));
-    let server = Server::start(ServerConfig { url: url.text.clone(), state: args.state.clone(), engine })?;
+    let server = Server::start(ServerConfig { url: url.text.clone(), state, engine })?;
     let roles = roles(&server);
     let mut files = Files { args: &args, built_in: roles.derp_map, policy: None, derp: None };
     files.reload(&server, true).await?;

@@ -1,0 +1,87 @@
+//! `samewire control`: the server itself, and verbs against a running one.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, Subcommand};
+use sw_cli::admin::{AdminCommand, Common};
+use sw_control::{Roles, ServeArgs};
+
+/// `samewire control VERB`.
+#[derive(Debug, Args)]
+pub(crate) struct ControlArgs {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: ControlCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ControlCommand {
+    /// Run the control server
+    Serve(ServeArgs),
+    /// Put a backup in the place of the network (the server must not run)
+    Restore {
+        /// What `control backup` wrote
+        file: PathBuf,
+    },
+    #[command(flatten)]
+    Admin(AdminCommand),
+}
+
+pub(crate) fn run(args: ControlArgs) -> ExitCode {
+    match args.command {
+        ControlCommand::Serve(serve_args) => serve(serve_args, args.common),
+        ControlCommand::Restore { file } => match sw_control::restore(&file, &args.common.state) {
+            Ok(text) => {
+                print(&text);
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&format!("the backup was not restored: {error}."), None, None, 1),
+        },
+        ControlCommand::Admin(command) => match sw_cli::admin::run(&args.common, &command) {
+            Ok(code) => ExitCode::from(code),
+            Err(error) if args.common.json => {
+                print(&serde_json::json!({ "error": error.to_string() }).to_string());
+                ExitCode::from(error.exit_code())
+            }
+            Err(error) => fail(&error.to_string(), error.why(), error.fix(), error.exit_code()),
+        },
+    }
+}
+
+fn serve(args: ServeArgs, common: Common) -> ExitCode {
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_env("SAMEWIRE_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime =
+        match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("sw-control").build() {
+            Ok(runtime) => runtime,
+            Err(error) => return fail(&format!("the server cannot start: {error}."), None, None, 1),
+        };
+    let engine = Arc::new(sw_tailnet::AllowAll);
+    let served = runtime.block_on(sw_control::serve(args, common.state, engine, |_server| Roles::default()));
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail("the control server stopped.", Some(error.to_string()), error.fix(), 1),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the answer of the command")]
+fn print(text: &str) {
+    println!("{text}");
+}
+
+/// What, why, fix (ux.md §1).
+#[expect(clippy::print_stderr, reason = "the error of the command")]
+fn fail(what: &str, why: Option<String>, fix: Option<String>, code: u8) -> ExitCode {
+    eprintln!("error: {what}");
+    if let Some(why) = why {
+        eprintln!("  why: {why}");
+    }
+    if let Some(fix) = fix {
+        eprintln!("  fix: {fix}");
+    }
+    ExitCode::from(code)
+}
