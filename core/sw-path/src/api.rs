@@ -1,6 +1,6 @@
 //! What goes into the engine and what comes out of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -206,6 +206,8 @@ pub enum Output {
     /// Our endpoints changed: tell control. Sorted by usefulness.
     EndpointsChanged(Vec<Endpoint>),
     /// Keep a connection to this region open and tell it so (NotePreferred).
+    /// Other regions are connected when something is to be sent there and
+    /// may be closed when they carried nothing for 60 s.
     HomeRegion(RegionId),
     /// `Hostinfo.NetInfo` changed in more than its latencies.
     NetInfo(NetInfo),
@@ -215,9 +217,6 @@ pub enum Output {
     MeasureRelayHttp(RegionId),
     /// Look up a relay's name and report it with `on_resolved`.
     Resolve(String),
-    /// The regions worth a connection, home included; others may be closed
-    /// when they carried nothing for 60 s.
-    WantRelays(BTreeSet<RegionId>),
     /// The local UDP port that a port mapping should forward to; `None`
     /// releases it.
     WantPortMapping(Option<u16>),
@@ -376,4 +375,13 @@ pub struct Stats {
     pub netchecks: u64,
     pub sprays: u64,
     pub path_changes: u64,
+}
+
+/// How much an engine holds; for tests that nothing grows without bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Footprint {
+    pub peers: usize,
+    pub candidates_of_one_peer: usize,
+    pub pings_of_one_peer: usize,
+    pub endpoints: usize,
 }

@@ -412,6 +412,17 @@ impl PathEngine {
         self.stats
     }
 
+    /// How much is held for peers.
+    pub fn footprint(&self) -> Footprint {
+        let mut most = Footprint { peers: self.peers.len(), endpoints: self.book.told().len(), ..Footprint::default() };
+        for peer in self.peers.values() {
+            let (candidates, pings) = peer.size();
+            most.candidates_of_one_peer = most.candidates_of_one_peer.max(candidates);
+            most.pings_of_one_peer = most.pings_of_one_peer.max(pings);
+        }
+        most
+    }
+
     fn own_nat(&self) -> NatKind {
         self.netcheck.last().map(|r| r.nat).unwrap_or_default()
     }

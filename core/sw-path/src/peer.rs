@@ -141,6 +141,8 @@ pub(crate) struct Peer {
     last_beat: Option<Instant>,
     discovery: Option<Discovery>,
     last_discovery: Option<Instant>,
+    /// Start of the first discovery since a direct path was lost.
+    searching_since: Option<Instant>,
     fruitless: u32,
     look: Option<Look>,
     in_flight: Vec<InFlight>,
@@ -169,6 +171,7 @@ impl Peer {
             last_beat: None,
             discovery: None,
             last_discovery: None,
+            searching_since: None,
             fruitless: 0,
             look: None,
             in_flight: Vec::new(),
@@ -316,8 +319,8 @@ impl Peer {
             self.fruitless = 0;
         }
         self.prune(ctx.now);
-        let calls = self.discovery.is_some_and(|d| d.calls);
-        self.discover(calls, ctx);
+        // Our own call, if one is due, has gone out: answering a call with a call would never end.
+        self.discover(false, ctx);
         self.serve(ctx);
     }
 
@@ -375,6 +378,7 @@ impl Peer {
         self.relay_rtt = None;
         self.told = None;
         self.last_discovery = None;
+        self.searching_since = None;
         self.discovery = None;
         self.serve(ctx);
     }
@@ -408,6 +412,11 @@ impl Peer {
         self.last_tx.is_some_and(|at| at + BUSY > now)
     }
 
+    /// Candidates and waiting pings.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        (self.candidates.len(), self.in_flight.len())
+    }
+
     /// Returns whether a UDP path carries the data, trusted or in doubt.
     pub(crate) fn has_direct(&self) -> bool {
         self.choice.leg().is_some_and(|leg| leg.vni.is_none())
@@ -421,14 +430,10 @@ impl Peer {
         self.route
     }
 
-    /// How long the discoveries since the last success go on already.
-    pub(crate) fn fruitless(&self) -> u32 {
-        self.fruitless
-    }
-
-    /// Since when the discovery that runs goes on.
-    pub(crate) fn discovering_since(&self) -> Option<Instant> {
-        self.discovery.map(|d| d.started)
+    /// Since when a direct path is searched; `None` when no search goes on.
+    pub(crate) fn searching_since(&self, now: Instant) -> Option<Instant> {
+        let searches = self.discovery.is_some() || self.is_active(now);
+        self.searching_since.filter(|_| searches && !self.has_direct())
     }
 
     /// The region that reaches this peer: its home, else where it was heard.

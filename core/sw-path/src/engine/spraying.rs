@@ -34,16 +34,10 @@ impl PathEngine {
             return;
         }
         let Some(facts) = self.sprays.facts(node) else { return };
-        let Some(peer) = self.peers.get(node) else { return };
-        let wanted = peer.discovering_since().is_some() || peer.is_active(now.mono);
-        if peer.has_direct() || !wanted || facts.nat.is_hard() {
-            return;
-        }
+        let since = self.peers.get(node).and_then(|peer| peer.searching_since(now.mono));
+        let Some(since) = since.filter(|_| !facts.nat.is_hard()) else { return };
         // Plain punching comes first: it works for most.
-        let since = peer.discovering_since().filter(|_| peer.fruitless() == 0);
-        if let Some(since) = since
-            && since + HEAD_START > now.mono
-        {
+        if since + HEAD_START > now.mono {
             self.sprays.check_at(*node, since + HEAD_START);
             return;
         }

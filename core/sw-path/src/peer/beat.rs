@@ -206,6 +206,10 @@ impl Peer {
             return;
         }
         let upgrade = matches!(self.choice, Choice::Direct { .. });
+        let was_quiet = self.last_discovery.is_none_or(|at| at + DISCOVERY_PAUSE_LONG * 2 < ctx.now);
+        if self.searching_since.is_none() || was_quiet {
+            self.searching_since = Some(ctx.now);
+        }
         self.discovery = Some(Discovery { started: ctx.now, round: 0, calls, upgrade });
         self.last_discovery = Some(ctx.now);
         self.prune(ctx.now);

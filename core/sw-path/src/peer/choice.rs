@@ -85,6 +85,7 @@ impl Peer {
         let is_new = self.choice.leg() != Some(leg);
         self.choice = Choice::Direct { leg, trusted_until };
         self.fruitless = 0;
+        self.searching_since = None;
         if is_new {
             self.look = None;
             self.last_beat = Some(ctx.now);

@@ -1,0 +1,278 @@
+//! Ordered streams: relay connections and control sessions.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use sw_path::{PeerInfo, RelayState, Source};
+use sw_types::{Instant, NodeKey, RegionId};
+
+use super::{Event, World};
+use crate::control::Update;
+use crate::defect::Defect;
+use crate::host::{Conn, WAITING_MAX};
+
+/// Pause before a relay or control is dialled again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(900));
+/// Control gathers changes for this long before it tells them.
+const DEBOUNCE: Duration = Duration::from_millis(10);
+/// One way to the control server beyond the machine's own link.
+const CONTROL_WAY: Duration = Duration::from_millis(20);
+/// A change that could not be stored is told again after this long.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+
+impl World {
+    /// One way to a relay as a stream: both links and the core.
+    pub(crate) fn relay_delay(&mut self, host: usize, region: RegionId) -> Duration {
+        let Some(relay) = self.relays.iter().find(|r| r.region == region).map(|r| r.station) else {
+            return Duration::ZERO;
+        };
+        let Some(station) = self.hosts.get(host).map(|h| h.station) else { return Duration::ZERO };
+        let relay_way = self.net.station(relay).down.spec.latency;
+        let own_way = self.net.station(station).up.stream_delay(&mut self.rng);
+        own_way + relay_way + Duration::from_millis(2)
+    }
+
+    /// Begins to connect unless a connection is there or on its way.
+    pub(crate) fn connect_relay(&mut self, host: usize, region: RegionId) {
+        let Some(h) = self.hosts.get_mut(host) else { return };
+        if h.relays.contains_key(&region) {
+            return;
+        }
+        h.token += 1;
+        let epoch = h.token;
+        h.relays.insert(region, Conn { epoch, is_up: false, waiting: VecDeque::new() });
+        // TCP, TLS and the relay's own login: two round trips and a half.
+        let wait = self.relay_delay(host, region) * 5;
+        self.queue.push(self.now + wait, Event::RelayOpens { host, region, epoch });
+    }
+
+    pub(super) fn relay_opens(&mut self, host: usize, region: RegionId, epoch: u64) {
+        let Some(index) = self.relays.iter().position(|r| r.region == region) else { return };
+        let alive = self.relays.get(index).is_some_and(|r| r.is_alive);
+        let Some(h) = self.hosts.get_mut(host) else { return };
+        let (key, is_home, awake) = (h.key, h.home == Some(region), h.is_awake);
+        let Some(conn) = h.relays.get_mut(&region).filter(|c| c.epoch == epoch) else { return };
+        if !alive || !awake {
+            h.relays.remove(&region);
+            if awake {
+                self.relay_state(host, region, RelayState::Down);
+            }
+            if awake && is_home {
+                let wait = self.rng.duration(RETRY.0, RETRY.1);
+                self.queue.push(self.now + wait, Event::RelayRetry { host, region });
+            }
+            return;
+        }
+        conn.is_up = true;
+        let waiting = std::mem::take(&mut conn.waiting);
+        if let Some(relay) = self.relays.get_mut(index) {
+            relay.clients.insert(key, (host, epoch));
+        }
+        self.relay_state(host, region, RelayState::Connected);
+        for (to, bytes) in waiting {
+            self.send_frame(host, region, to, bytes);
+        }
+    }
+
+    pub(super) fn relay_retry(&mut self, host: usize, region: RegionId) {
+        if self.hosts.get(host).is_some_and(|h| h.is_awake && h.home == Some(region)) {
+            self.connect_relay(host, region);
+        }
+    }
+
+    /// Sends a frame, opening the connection if need be.
+    pub(crate) fn send_frame(&mut self, host: usize, region: RegionId, to: NodeKey, bytes: Vec<u8>) {
+        self.connect_relay(host, region);
+        let Some(conn) = self.hosts.get_mut(host).and_then(|h| h.relays.get_mut(&region)) else { return };
+        if !conn.is_up {
+            if conn.waiting.len() >= WAITING_MAX {
+                conn.waiting.pop_front();
+            }
+            conn.waiting.push_back((to, bytes));
+            return;
+        }
+        let epoch = conn.epoch;
+        self.figures.frames += 1;
+        let at = self.now + self.relay_delay(host, region);
+        let at = self.in_order(host, region, true, at);
+        self.queue.push(at, Event::AtRelay { host, region, epoch, to, bytes });
+    }
+
+    pub(super) fn at_relay(&mut self, host: usize, region: RegionId, epoch: u64, to: NodeKey, bytes: Vec<u8>) {
+        let Some(from) = self.hosts.get(host).map(|h| h.key) else { return };
+        let Some(relay) = self.relays.iter().find(|r| r.region == region && r.is_alive) else { return };
+        if relay.clients.get(&from).is_none_or(|(_, e)| *e != epoch) {
+            return;
+        }
+        let Some(&(receiver, epoch)) = relay.clients.get(&to) else { return };
+        let at = self.now + self.relay_delay(receiver, region);
+        let at = self.in_order(receiver, region, false, at);
+        self.queue.push(at, Event::FromRelay { host: receiver, region, epoch, from, bytes });
+    }
+
+    pub(super) fn from_relay(&mut self, host: usize, region: RegionId, epoch: u64, from: NodeKey, bytes: &[u8]) {
+        self.trace.number(self.now.as_nanos());
+        self.trace.number((host as u64) << 32 | bytes.len() as u64);
+        let now = self.now_at(host);
+        let Some(h) = self.hosts.get_mut(host).filter(|h| h.is_awake) else { return };
+        if h.relays.get(&region).is_none_or(|c| c.epoch != epoch) {
+            return;
+        }
+        let source = Source::Relay { region, from };
+        if !h.engine.on_datagram(source, bytes, now) && self.defect != Some(Defect::LosesFrames) {
+            self.data_at(host, source, bytes);
+        }
+        self.pump(host);
+    }
+
+    /// Keeps the frames of one connection in order although delays vary.
+    fn in_order(&mut self, host: usize, region: RegionId, up: bool, at: Instant) -> Instant {
+        let Some(relay) = self.relays.iter_mut().find(|r| r.region == region) else { return at };
+        let last = relay.last.entry((host, up)).or_insert(at);
+        *last = at.max(*last);
+        *last
+    }
+
+    /// All connections of a machine break.
+    pub(crate) fn drop_streams(&mut self, host: usize) {
+        let Some(h) = self.hosts.get_mut(host) else { return };
+        let key = h.key;
+        h.relays.clear();
+        h.control_epoch += 1;
+        h.control_up = false;
+        for relay in &mut self.relays {
+            if relay.clients.get(&key).is_some_and(|(n, _)| *n == host) {
+                relay.clients.remove(&key);
+            }
+        }
+        self.control.disconnect(host);
+    }
+
+    /// Dials the home relay and control again after a change of network.
+    pub(crate) fn redial(&mut self, host: usize) {
+        if let Some(home) = self.hosts.get(host).and_then(|h| h.home) {
+            self.connect_relay(host, home);
+        }
+        self.connect_control(host);
+    }
+
+    fn control_delay(&mut self, host: usize) -> Duration {
+        let Some(station) = self.hosts.get(host).map(|h| h.station) else { return CONTROL_WAY };
+        self.net.station(station).up.stream_delay(&mut self.rng) + CONTROL_WAY
+    }
+
+    pub(crate) fn connect_control(&mut self, host: usize) {
+        let wait = self.control_delay(host) * 4;
+        let Some(h) = self.hosts.get_mut(host) else { return };
+        h.control_epoch += 1;
+        let epoch = h.control_epoch;
+        self.queue.push(self.now + wait, Event::ControlOpens { host, epoch });
+    }
+
+    pub(super) fn control_opens(&mut self, host: usize, epoch: u64) {
+        let Some(h) = self.hosts.get_mut(host).filter(|h| h.is_awake && h.control_epoch == epoch) else { return };
+        if !self.control_is_up {
+            let wait = self.rng.duration(RETRY.0, RETRY.1);
+            self.queue.push(self.now + wait, Event::ControlOpens { host, epoch });
+            return;
+        }
+        h.control_up = true;
+        let info = Box::new(h.info());
+        self.control.connect(host);
+        self.queue.push(self.now, Event::AtControl { host, epoch, info });
+        self.tell_soon(&[host]);
+    }
+
+    /// Tells control what changed on a machine.
+    pub(crate) fn report_to_control(&mut self, host: usize) {
+        if !self.hosts.get(host).is_some_and(|h| h.control_up) {
+            return;
+        }
+        let delay = self.control_delay(host);
+        let Some(h) = self.hosts.get_mut(host) else { return };
+        // A stream keeps its order.
+        h.last_said = h.last_said.max(self.now + delay);
+        let (at, epoch, info) = (h.last_said, h.control_epoch, Box::new(h.info()));
+        self.queue.push(at, Event::AtControl { host, epoch, info });
+    }
+
+    pub(super) fn at_control(&mut self, host: usize, epoch: u64, info: PeerInfo) {
+        let current = self.hosts.get(host).is_some_and(|h| h.control_epoch == epoch);
+        if !self.control_is_up || !current {
+            return;
+        }
+        match self.control.on_update(host, info) {
+            Ok(told) => self.tell_soon(&told),
+            Err(_) => {
+                let at = self.now + self.control_delay(host) + REFUSED_PAUSE;
+                self.queue.push(at, Event::Refused { host, epoch });
+            }
+        }
+    }
+
+    pub(super) fn refused(&mut self, host: usize, epoch: u64) {
+        if self.hosts.get(host).is_some_and(|h| h.control_epoch == epoch) {
+            self.report_to_control(host);
+        }
+    }
+
+    pub(super) fn tell_soon(&mut self, hosts: &[usize]) {
+        for host in hosts {
+            if self.control.begin_telling(*host) {
+                self.queue.push(self.now + DEBOUNCE, Event::Tell { host: *host });
+            }
+        }
+    }
+
+    pub(super) fn tell(&mut self, host: usize) {
+        let Some(update) = self.control.next_update(host) else { return };
+        let delay = self.control_delay(host);
+        let Some(h) = self.hosts.get_mut(host) else { return };
+        h.last_told = h.last_told.max(self.now + delay);
+        let (at, epoch) = (h.last_told, h.control_epoch);
+        self.queue.push(at, Event::FromControl { host, epoch, update });
+    }
+
+    pub(super) fn from_control(&mut self, host: usize, epoch: u64, update: Update) {
+        let now = self.now_at(host);
+        let (keeps, loses) =
+            (self.defect == Some(Defect::KeepsRevoked), self.defect == Some(Defect::LosesDelta) && host == 0);
+        let Some(h) = self.hosts.get_mut(host).filter(|h| h.is_awake && h.control_epoch == epoch) else { return };
+        let (mut gained, mut lost): (Vec<NodeKey>, Vec<NodeKey>) = (Vec::new(), Vec::new());
+        match update {
+            Update::Full(peers) => {
+                let fresh: std::collections::BTreeMap<_, _> = peers.iter().map(|p| (p.node, p.clone())).collect();
+                lost.extend(h.netmap.keys().filter(|key| !fresh.contains_key(*key)));
+                gained.extend(fresh.keys());
+                h.routes.retain(|key, _| fresh.contains_key(key));
+                h.netmap = fresh;
+                h.engine.on_peers(peers, now);
+            }
+            Update::Delta { mut changed, removed } => {
+                if loses {
+                    changed.pop();
+                }
+                for info in changed {
+                    gained.push(info.node);
+                    h.netmap.insert(info.node, info.clone());
+                    h.engine.on_peer(info, now);
+                }
+                for key in removed {
+                    lost.push(key);
+                    if !keeps {
+                        h.netmap.remove(&key);
+                        h.routes.remove(&key);
+                        h.engine.on_peer_removed(&key);
+                    }
+                }
+            }
+        }
+        for key in gained {
+            self.by_key.get(&key).map(|peer| self.acked.remove(&(host, *peer)));
+        }
+        for key in lost {
+            self.by_key.get(&key).map(|peer| self.acked.insert((host, *peer), self.now));
+        }
+        self.pump(host);
+    }
+}
