@@ -35,12 +35,18 @@ impl fmt::Display for Violation {
             Self::Restless { host, wakes_per_minute } => {
                 write!(f, "machine {host} is idle and wakes {wakes_per_minute} times a minute")
             }
-            Self::ForbiddenTalk { from, to } => write!(f, "machine {to} took data of {from}, which it may not"),
+            Self::ForbiddenTalk { from, to } => {
+                write!(f, "machine {to} took data of {from}, which it may not")
+            }
             Self::Mute { from, to, sent, arrived } => {
                 write!(f, "of {sent} packets from {from} to {to} only {arrived} arrived")
             }
-            Self::NotDirect { from, to } => write!(f, "{from} has no direct path to {to} though there is one"),
-            Self::NotPossible { from, to } => write!(f, "{from} claims a direct path to {to} where there is none"),
+            Self::NotDirect { from, to } => {
+                write!(f, "{from} has no direct path to {to} though there is one")
+            }
+            Self::NotPossible { from, to } => {
+                write!(f, "{from} claims a direct path to {to} where there is none")
+            }
             Self::WrongNetmap { host } => write!(f, "machine {host} holds another netmap than it should"),
             Self::Unbounded { host, what, size } => write!(f, "machine {host} holds {size} {what}"),
         }

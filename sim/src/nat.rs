@@ -154,7 +154,8 @@ impl NatBox {
         if self.spec.blocks_udp || (inner.is_ipv6() && !self.spec.ipv6) {
             return None;
         }
-        let forward = Key { inner, remote: Some(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0))) };
+        let forward =
+            Key { inner, remote: Some(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0))) };
         if let Some(entry) = self.entries.get(&forward) {
             return Some(SocketAddr::from((self.outer, entry.outer_port)));
         }
@@ -219,7 +220,8 @@ impl NatBox {
         }
         let outer_port = self.allocate(inner.port(), rng)?;
         self.by_port.insert(outer_port, key);
-        let entry = Entry { outer_port, last_out: Instant::MAX, contacted: BTreeMap::new(), is_forward: true };
+        let entry =
+            Entry { outer_port, last_out: Instant::MAX, contacted: BTreeMap::new(), is_forward: true };
         self.entries.insert(key, entry);
         Some(SocketAddr::from((self.outer, outer_port)))
     }

@@ -21,9 +21,13 @@ enum Side {
     /// Reachable by anybody.
     Open,
     /// One mapping for all; `lax`: answers from other ports pass.
-    Easy { lax: bool },
+    Easy {
+        lax: bool,
+    },
     /// A mapping per destination.
-    Hard { predictable: bool },
+    Hard {
+        predictable: bool,
+    },
     Blocked,
 }
 
@@ -31,7 +35,9 @@ enum Side {
 pub(crate) fn possible(net: &Network, a: StationId, b: StationId) -> Possible {
     let (sa, sb) = (net.station(a), net.station(b));
     let (chain_a, chain_b) = (net.chain(sa.segment), net.chain(sb.segment));
-    if sa.segment == sb.segment && ((sa.v4.is_some() && sb.v4.is_some()) || (sa.v6.is_some() && sb.v6.is_some())) {
+    if sa.segment == sb.segment
+        && ((sa.v4.is_some() && sb.v4.is_some()) || (sa.v6.is_some() && sb.v6.is_some()))
+    {
         return Possible::Direct;
     }
     let blocked = |chain: &[BoxId]| chain.iter().any(|b| net.spec(*b).blocks_udp);

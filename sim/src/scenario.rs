@@ -40,29 +40,63 @@ pub struct TalkSpec {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fault {
     /// A machine moves to another segment.
-    Roam { host: usize, segment: usize },
+    Roam {
+        host: usize,
+        segment: usize,
+    },
     /// A machine sleeps.
-    Sleep { host: usize, secs: u64 },
+    Sleep {
+        host: usize,
+        secs: u64,
+    },
     /// A machine's wall clock is set.
-    ClockJump { host: usize, secs: i64 },
+    ClockJump {
+        host: usize,
+        secs: i64,
+    },
     /// The node program is killed and started again.
-    Restart { host: usize },
-    RelayDies { region: usize },
-    RelayReturns { region: usize },
+    Restart {
+        host: usize,
+    },
+    RelayDies {
+        region: usize,
+    },
+    RelayReturns {
+        region: usize,
+    },
     /// The control server is away for a while.
-    ControlRestart { secs: u64 },
+    ControlRestart {
+        secs: u64,
+    },
     /// The next changes of a machine are refused by the control server.
-    CommitFails { host: usize, times: u32 },
+    CommitFails {
+        host: usize,
+        times: u32,
+    },
     /// A machine starts to send nonsense to all its peers.
-    Lies { host: usize },
+    Lies {
+        host: usize,
+    },
     /// A middlebox loses all mappings.
-    BoxReboots { segment: usize },
+    BoxReboots {
+        segment: usize,
+    },
     /// UDP between two machines vanishes with this probability; 0 heals.
-    Cut { a: usize, b: usize, loss: f64 },
+    Cut {
+        a: usize,
+        b: usize,
+        loss: f64,
+    },
     /// Two machines may not talk any more.
-    Revoke { a: usize, b: usize },
+    Revoke {
+        a: usize,
+        b: usize,
+    },
     /// Two machines may talk again.
-    Permit { a: usize, b: usize },
+    Permit {
+        a: usize,
+        b: usize,
+    },
 }
 
 impl Fault {
@@ -166,7 +200,14 @@ impl Scenario {
             let start = Duration::from_millis(500 + rng.below(10_000));
             let end = start + Duration::from_secs(5 + rng.below(40));
             let every = Duration::from_millis(20 + rng.below(500));
-            scenario.talks.push(TalkSpec { from, to, start, end, every, bytes: 100 + rng.below(1100) as usize });
+            scenario.talks.push(TalkSpec {
+                from,
+                to,
+                start,
+                end,
+                every,
+                bytes: 100 + rng.below(1100) as usize,
+            });
         }
         scenario.rest_after = scenario.last_event() + CONVERGENCE;
         scenario

@@ -28,32 +28,96 @@ mod streams;
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A datagram begins its way down to a station.
-    Ingress { transit: Transit, bytes: Vec<u8> },
+    Ingress {
+        transit: Transit,
+        bytes: Vec<u8>,
+    },
     /// A datagram is at a station's socket.
-    Deliver { station: StationId, port: u16, from: SocketAddr, bytes: Vec<u8> },
+    Deliver {
+        station: StationId,
+        port: u16,
+        from: SocketAddr,
+        bytes: Vec<u8>,
+    },
     /// A frame is at a relay.
-    AtRelay { host: usize, region: RegionId, epoch: u64, to: NodeKey, bytes: Vec<u8> },
+    AtRelay {
+        host: usize,
+        region: RegionId,
+        epoch: u64,
+        to: NodeKey,
+        bytes: Vec<u8>,
+    },
     /// A frame is at a machine.
-    FromRelay { host: usize, region: RegionId, epoch: u64, from: NodeKey, bytes: Vec<u8> },
+    FromRelay {
+        host: usize,
+        region: RegionId,
+        epoch: u64,
+        from: NodeKey,
+        bytes: Vec<u8>,
+    },
     /// An attempt to connect to a relay ends.
-    RelayOpens { host: usize, region: RegionId, epoch: u64 },
-    RelayRetry { host: usize, region: RegionId },
-    RelayHttp { host: usize, region: RegionId, rtt: Option<Duration> },
-    SocketOpens { host: usize },
-    PortMapped { host: usize, addr: Option<SocketAddr> },
-    Wake { host: usize, token: u64 },
+    RelayOpens {
+        host: usize,
+        region: RegionId,
+        epoch: u64,
+    },
+    RelayRetry {
+        host: usize,
+        region: RegionId,
+    },
+    RelayHttp {
+        host: usize,
+        region: RegionId,
+        rtt: Option<Duration>,
+    },
+    SocketOpens {
+        host: usize,
+    },
+    PortMapped {
+        host: usize,
+        addr: Option<SocketAddr>,
+    },
+    Wake {
+        host: usize,
+        token: u64,
+    },
     /// A node's word arrives at control.
-    AtControl { host: usize, epoch: u64, info: Box<sw_path::PeerInfo> },
+    AtControl {
+        host: usize,
+        epoch: u64,
+        info: Box<sw_path::PeerInfo>,
+    },
     /// Control looks whether a node is to be told something.
-    Tell { host: usize },
-    FromControl { host: usize, epoch: u64, update: Update },
-    ControlOpens { host: usize, epoch: u64 },
+    Tell {
+        host: usize,
+    },
+    FromControl {
+        host: usize,
+        epoch: u64,
+        update: Update,
+    },
+    ControlOpens {
+        host: usize,
+        epoch: u64,
+    },
     ControlReturns,
-    Refused { host: usize, epoch: u64 },
-    Talk { talk: usize },
-    Fault { fault: Fault },
-    WakesUp { host: usize, slept: Duration },
-    Lie { host: usize },
+    Refused {
+        host: usize,
+        epoch: u64,
+    },
+    Talk {
+        talk: usize,
+    },
+    Fault {
+        fault: Fault,
+    },
+    WakesUp {
+        host: usize,
+        slept: Duration,
+    },
+    Lie {
+        host: usize,
+    },
 }
 
 /// Owner of a station.
@@ -232,7 +296,9 @@ impl World {
         match event {
             Event::Ingress { transit, bytes } => self.ingress(&transit, bytes),
             Event::Deliver { station, port, from, bytes } => self.deliver(station, port, from, &bytes),
-            Event::AtRelay { host, region, epoch, to, bytes } => self.at_relay(host, region, epoch, to, bytes),
+            Event::AtRelay { host, region, epoch, to, bytes } => {
+                self.at_relay(host, region, epoch, to, bytes)
+            }
             Event::FromRelay { host, region, epoch, from, bytes } => {
                 self.from_relay(host, region, epoch, from, &bytes);
             }

@@ -414,7 +414,8 @@ impl PathEngine {
 
     /// How much is held for peers.
     pub fn footprint(&self) -> Footprint {
-        let mut most = Footprint { peers: self.peers.len(), endpoints: self.book.told().len(), ..Footprint::default() };
+        let mut most =
+            Footprint { peers: self.peers.len(), endpoints: self.book.told().len(), ..Footprint::default() };
         for peer in self.peers.values() {
             let (candidates, pings) = peer.size();
             most.candidates_of_one_peer = most.candidates_of_one_peer.max(candidates);

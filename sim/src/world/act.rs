@@ -63,7 +63,10 @@ impl World {
             Output::WantPortMapping(wanted) => self.map_port(host, wanted),
             Output::Rebind => self.rebind(host),
             // Names are not used here; reports are read from the engine.
-            Output::Resolve(_) | Output::NetInfo(_) | Output::NetcheckReport(_) | Output::PingResult { .. } => {}
+            Output::Resolve(_)
+            | Output::NetInfo(_)
+            | Output::NetcheckReport(_)
+            | Output::PingResult { .. } => {}
         }
     }
 

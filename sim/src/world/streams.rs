@@ -98,7 +98,14 @@ impl World {
         self.queue.push(at, Event::AtRelay { host, region, epoch, to, bytes });
     }
 
-    pub(super) fn at_relay(&mut self, host: usize, region: RegionId, epoch: u64, to: NodeKey, bytes: Vec<u8>) {
+    pub(super) fn at_relay(
+        &mut self,
+        host: usize,
+        region: RegionId,
+        epoch: u64,
+        to: NodeKey,
+        bytes: Vec<u8>,
+    ) {
         let Some(from) = self.hosts.get(host).map(|h| h.key) else { return };
         let Some(relay) = self.relays.iter().find(|r| r.region == region && r.is_alive) else { return };
         if relay.clients.get(&from).is_none_or(|(_, e)| *e != epoch) {
@@ -110,7 +117,14 @@ impl World {
         self.queue.push(at, Event::FromRelay { host: receiver, region, epoch, from, bytes });
     }
 
-    pub(super) fn from_relay(&mut self, host: usize, region: RegionId, epoch: u64, from: NodeKey, bytes: &[u8]) {
+    pub(super) fn from_relay(
+        &mut self,
+        host: usize,
+        region: RegionId,
+        epoch: u64,
+        from: NodeKey,
+        bytes: &[u8],
+    ) {
         self.trace.number(self.now.as_nanos());
         self.trace.number((host as u64) << 32 | bytes.len() as u64);
         let now = self.now_at(host);
@@ -170,7 +184,9 @@ impl World {
     }
 
     pub(super) fn control_opens(&mut self, host: usize, epoch: u64) {
-        let Some(h) = self.hosts.get_mut(host).filter(|h| h.is_awake && h.control_epoch == epoch) else { return };
+        let Some(h) = self.hosts.get_mut(host).filter(|h| h.is_awake && h.control_epoch == epoch) else {
+            return;
+        };
         if !self.control_is_up {
             let wait = self.rng.duration(RETRY.0, RETRY.1);
             self.queue.push(self.now + wait, Event::ControlOpens { host, epoch });
@@ -237,11 +253,14 @@ impl World {
         let now = self.now_at(host);
         let (keeps, loses) =
             (self.defect == Some(Defect::KeepsRevoked), self.defect == Some(Defect::LosesDelta) && host == 0);
-        let Some(h) = self.hosts.get_mut(host).filter(|h| h.is_awake && h.control_epoch == epoch) else { return };
+        let Some(h) = self.hosts.get_mut(host).filter(|h| h.is_awake && h.control_epoch == epoch) else {
+            return;
+        };
         let (mut gained, mut lost): (Vec<NodeKey>, Vec<NodeKey>) = (Vec::new(), Vec::new());
         match update {
             Update::Full(peers) => {
-                let fresh: std::collections::BTreeMap<_, _> = peers.iter().map(|p| (p.node, p.clone())).collect();
+                let fresh: std::collections::BTreeMap<_, _> =
+                    peers.iter().map(|p| (p.node, p.clone())).collect();
                 lost.extend(h.netmap.keys().filter(|key| !fresh.contains_key(*key)));
                 gained.extend(fresh.keys());
                 h.routes.retain(|key, _| fresh.contains_key(key));
