@@ -47,6 +47,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &["sw-tailnet", "sw-policy", "sw-filter", "sw-store", "sw-noise", "sw-net", "sw-tailcfg", "sw-web"],
     ),
     ("sw-web", &[]),
+    ("sw-page", &["sw-control", "sw-web", "sw-tailnet", "sw-policy", "sw-tailcfg", "sw-net"]),
     ("sw-cli", &["sw-tailcfg", "sw-policy", "sw-filter"]),
     (
         "samewire",

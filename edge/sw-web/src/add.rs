@@ -71,6 +71,19 @@ pub fn page(shell: &Shell, view: &AddView) -> String {
     shell.document("Add a machine", "", &main)
 }
 
+/// The page before there is an invite to show: making one is a change, so it takes a button.
+pub fn ask_page(shell: &Shell) -> String {
+    let main = html! {
+        p.small.muted { a href="/machines" { "Machines" } " / Add" }
+        div.top { div { h1 { "Add a machine" } p { "An invite works 10 times, for one hour, for your own machines." } } }
+        section.card.pad.empty {
+            p { "Linux, phones, Mac, Windows: one line or two taps each." }
+            p.below { (Act { to: "/machines/add", label: "Make an invite", class: "go", fields: &[] }.show(shell)) }
+        }
+    };
+    shell.document("Add a machine", "", &main)
+}
+
 /// The list that grows while you watch; swapped under the id `joined`.
 pub fn live(joined: &[Joined]) -> Markup {
     html! {

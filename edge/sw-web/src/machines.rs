@@ -180,14 +180,19 @@ fn table(rows: &[Row]) -> Markup {
                     th scope="col" { "Software" }
                     th.num scope="col" { "Seen" }
                 } }
-                tbody #machine-rows { @for row in rows { (self::row(row)) } }
+                (self::rows(rows))
             }
         }
     }
 }
 
-/// One machine; the event stream swaps it by the id `m-NAME`.
-pub fn row(row: &Row) -> Markup {
+/// The table's body; swapped under the id `machine-rows`.
+pub fn rows(rows: &[Row]) -> Markup {
+    html! { tbody #machine-rows { @for row in rows { (self::row(row)) } } }
+}
+
+/// One machine.
+fn row(row: &Row) -> Markup {
     html! {
         tr id={ "m-" (row.name) } {
             td {

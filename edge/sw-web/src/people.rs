@@ -36,7 +36,7 @@ pub struct Invite {
 }
 
 /// The roles that can be given.
-pub const ROLES: [&str; 4] = ["member", "admin", "auditor", "owner"];
+pub const ROLES: [&str; 3] = ["member", "admin", "owner"];
 
 /// The whole page.
 pub fn page(shell: &Shell, view: &PeopleView) -> String {

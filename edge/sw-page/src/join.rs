@@ -1,0 +1,206 @@
+//! Invites: the join line's page and script, the binary, and the page "Add a machine".
+
+use crate::http;
+use crate::site::{Ask, Site};
+use crate::words;
+use ::http::{Response, StatusCode};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use sw_net::front::Body;
+use sw_tailnet::{AuthKey, Command, Done, NewAuthKey};
+use sw_types::{InviteToken, JoinAddress, JoinString, ServerKeyHash, UnixTime, UserId};
+use sw_web::sign::{self, Platform};
+
+/// What every join line of this server says.
+#[derive(Clone, Debug)]
+pub struct JoinFacts {
+    /// Candidate addresses, best first.
+    pub addresses: Vec<JoinAddress>,
+    /// Hash of the server's Noise key.
+    pub server_key: ServerKeyHash,
+    /// `sha256//…` of the certificate's key when it is our own.
+    pub pin: Option<String>,
+    /// True when machines outside this LAN can reach the server.
+    pub is_reachable_outside: bool,
+    /// Writes the script of `curl … | sh`.
+    pub script: fn(&ScriptFacts<'_>) -> String,
+}
+
+/// What the script is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct ScriptFacts<'a> {
+    pub base_url: &'a str,
+    pub token: &'a str,
+    pub join_string: &'a str,
+    pub binary: Option<&'a BinaryOffer>,
+    pub pin: Option<&'a str>,
+}
+
+/// The running executable, when it runs elsewhere too.
+#[derive(Clone, Debug)]
+pub struct BinaryOffer {
+    pub path: PathBuf,
+    /// Hexadecimal.
+    pub sha256: String,
+    /// As `uname -m` says it.
+    pub arch: String,
+}
+
+/// Lifetime and uses of an invite made without wishes (architecture.md §10.1).
+pub(crate) const INVITE_S: u64 = 3_600;
+pub(crate) const INVITE_USES: u32 = 10;
+
+/// Invites whose texts may be shown again on the page: those made here, while they are good.
+#[derive(Debug, Default)]
+pub(crate) struct Kept(Mutex<BTreeMap<UserId, Invite>>);
+
+/// An invite with its texts.
+#[derive(Clone, Debug)]
+pub(crate) struct Invite {
+    pub(crate) id: String,
+    pub(crate) token: String,
+    pub(crate) auth_key: String,
+    pub(crate) expires: UnixTime,
+    pub(crate) made: UnixTime,
+}
+
+impl Kept {
+    pub(crate) fn put(&self, user: UserId, invite: Invite) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(user, invite);
+    }
+
+    pub(crate) fn get(&self, user: UserId, now: UnixTime) -> Option<Invite> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.get(&user).filter(|invite| invite.expires > now).cloned()
+    }
+
+    pub(crate) fn forget(&self, id: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, invite| invite.id != id);
+    }
+}
+
+impl Site {
+    pub(crate) fn join_url(&self, token: &str) -> String {
+        format!("{}/j/{token}", self.config.base_url)
+    }
+
+    /// The line to paste (ux.md §2.1).
+    pub(crate) fn join_line(&self, token: &str) -> String {
+        let url = self.join_url(token);
+        match &self.config.join.pin {
+            Some(pin) => format!("curl -fsSk --pinnedpubkey {pin} {url} | sudo sh"),
+            None => format!("curl -fsSL {url} | sudo sh"),
+        }
+    }
+
+    /// The join string of an invite.
+    pub(crate) fn join_string(&self, token: &str, expires: UnixTime) -> Option<String> {
+        let token: InviteToken = token.parse().ok()?;
+        let facts = &self.config.join;
+        let join = JoinString::new(facts.addresses.clone(), facts.server_key, token, expires).ok()?;
+        Some(join.to_text().expose().clone())
+    }
+
+    /// Makes an invite for one person's machines.
+    pub(crate) async fn make_invite(&self, actor: &str, user: UserId) -> Result<Invite, sw_control::Failure> {
+        let made = sw_control::clock::now().wall;
+        let expires = made.after(Duration::from_secs(INVITE_S));
+        let new = NewAuthKey {
+            user: Some(user),
+            uses_max: Some(INVITE_USES),
+            preapproved: true,
+            expires: Some(expires),
+            invite: true,
+            ..NewAuthKey::default()
+        };
+        match self.control.execute(actor, Command::CreateAuthKey(new)).await? {
+            Done::Secret { id, text, invite } => {
+                let token = invite.map(|token| token.expose().clone()).unwrap_or_default();
+                let invite = Invite { id, token, auth_key: text.expose().clone(), expires, made };
+                self.invites.put(user, invite.clone());
+                Ok(invite)
+            }
+            Done::Changed | Done::User(_) | Done::Node(_) => unreachable!("making a key gives a secret"),
+        }
+    }
+}
+
+/// Whether an invite is good, or in words why not.
+async fn check(site: &Site, token: &str) -> Result<AuthKey, String> {
+    let unknown = || "This invite is not known here".to_owned();
+    let token: InviteToken = token.parse().map_err(|_| "This invite is incomplete".to_owned())?;
+    let now = sw_control::clock::now().wall;
+    let read = site.control.read(move |tailnet| {
+        let key = tailnet.state().auth_key(&token.id().to_string()).ok_or_else(unknown)?;
+        let text = token.to_auth_key();
+        if !key.invite || !key.hashes.iter().any(|hash| hash.matches(text.expose())) {
+            return Err(unknown());
+        }
+        if key.revoked.is_some() {
+            return Err("This invite was taken back".into());
+        }
+        if key.expires.is_some_and(|at| at <= now) {
+            return Err("This invite has expired".into());
+        }
+        if key.uses_max.is_some_and(|max| key.used >= max) {
+            return Err(format!("This invite has been used {} of {} times", key.used, key.used));
+        }
+        Ok(key.clone())
+    });
+    read.await.unwrap_or_else(|_| Err("The server is stopping".into()))
+}
+
+/// `/j/TOKEN`: the phone's page, or the script. Nothing is used up.
+pub(crate) async fn page(site: &Site, ask: &Ask, token: &str) -> Response<Body> {
+    let key = match check(site, token).await {
+        Ok(key) => key,
+        Err(why) if ask.accepts_html => return http::html(StatusCode::GONE, sign::invite_gone(&why, ask.theme)),
+        Err(why) => return http::text(StatusCode::GONE, refusal_script(&why)),
+    };
+    let now = sw_control::clock::now().wall;
+    let expires = key.expires.unwrap_or(now);
+    if ask.accepts_html {
+        let ends = format!("until {} UTC", words::date_time(expires));
+        let platform = Platform::from_user_agent(&ask.user_agent);
+        let html = sign::phone(platform, &site.config.base_url, &site.join_line(token), &ends, ask.theme);
+        return http::html(StatusCode::OK, html);
+    }
+    if !ask.is_tls {
+        return http::text(StatusCode::FORBIDDEN, refusal_script("This server hands out its script over TLS alone"));
+    }
+    let Some(join_string) = site.join_string(token, expires) else {
+        return http::text(StatusCode::SERVICE_UNAVAILABLE, refusal_script("This server has no address to join by"));
+    };
+    let facts = ScriptFacts {
+        base_url: &site.config.base_url,
+        token,
+        join_string: &join_string,
+        binary: site.config.binary.as_ref(),
+        pin: site.config.join.pin.as_deref(),
+    };
+    http::with_type(StatusCode::OK, "text/x-shellscript", (site.config.join.script)(&facts))
+}
+
+/// A script that only says why, since its reader is a shell.
+fn refusal_script(why: &str) -> String {
+    format!("#!/bin/sh\nprintf '%s\\n' 'error: {}.' '  fix: on a machine in the network: samewire invite' >&2\nexit 7\n", why.replace('\'', ""))
+}
+
+/// `/j/TOKEN/bin/ARCH`: the binary, to holders of a good invite, over TLS alone.
+pub(crate) async fn binary(site: &Site, ask: &Ask, token: &str, arch: &str) -> Response<Body> {
+    if !ask.is_tls || check(site, token).await.is_err() {
+        return http::text(StatusCode::FORBIDDEN, "only for a good invite, and over TLS\n");
+    }
+    let Some(offer) = site.config.binary.as_ref().filter(|offer| offer.arch == arch) else {
+        return http::text(StatusCode::NOT_FOUND, "this server has no binary for that machine\n");
+    };
+    match tokio::fs::read(&offer.path).await {
+        Ok(bytes) => http::with_type(StatusCode::OK, "application/octet-stream", bytes),
+        Err(error) => {
+            tracing::warn!(%error, path = %offer.path.display(), "the binary cannot be read");
+            http::text(StatusCode::NOT_FOUND, "the binary cannot be read\n")
+        }
+    }
+}

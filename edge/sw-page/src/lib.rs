@@ -1,0 +1,24 @@
+//! Serves the admin page, the login pages of devices and the join line.
+//!
+//! ```text
+//!   request ── guard (host, origin, session, csrf) ──┬─ GET  ── view (from the tailnet) ── sw_web ──▶ HTML
+//!                                                    ├─ POST ── act ── Control::execute ──▶ 303 + toast with undo
+//!                                                    └─ /events ── fragments that changed
+//! ```
+//! Everything that a form does is a command of `sw-tailnet`, as with the API and the command line.
+#![forbid(unsafe_code)]
+
+mod access;
+mod acts;
+mod device;
+mod events;
+mod guard;
+mod http;
+mod join;
+mod site;
+mod undo;
+mod views;
+mod words;
+
+pub use join::{BinaryOffer, JoinFacts};
+pub use site::{Site, SiteConfig, Whois};

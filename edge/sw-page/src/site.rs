@@ -1,0 +1,258 @@
+//! The site: what it was told, and which request goes where.
+
+use crate::guard::Visitor;
+use crate::http::{self, Fields, cookie};
+use crate::join::{BinaryOffer, JoinFacts, Kept};
+use crate::undo::Acts;
+use crate::{access, acts, device, events, join, views};
+use ::http::{Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use sw_control::Control;
+use sw_net::front::{Body, Conn};
+use sw_types::UserId;
+use sw_web::{Theme, assets::Asset, sign};
+
+/// What the site is told once.
+#[derive(Clone, Debug)]
+pub struct SiteConfig {
+    /// The URL that people and clients use, without slash at the end.
+    pub base_url: String,
+    /// Host names beside addresses and `localhost` under which it answers.
+    pub hosts: Vec<String>,
+    /// What join lines and join strings need.
+    pub join: JoinFacts,
+    /// The binary that joining machines may download.
+    pub binary: Option<BinaryOffer>,
+    /// Version of this program, for Settings.
+    pub version: String,
+}
+
+impl SiteConfig {
+    pub(crate) fn is_https(&self) -> bool {
+        self.base_url.starts_with("https://")
+    }
+}
+
+/// Says whose machine a connection comes from, when it came in over the network itself.
+pub trait Whois: Send + Sync + 'static {
+    /// Owner and name of the machine with this address; `None` for tagged machines and strangers.
+    fn owner(&self, peer: SocketAddr, local: SocketAddr) -> Option<(UserId, String)>;
+}
+
+/// Serves the page.
+pub struct Site {
+    pub(crate) control: Control,
+    pub(crate) config: SiteConfig,
+    pub(crate) acts: Acts,
+    pub(crate) invites: Kept,
+    pub(crate) risky: access::Risky,
+    pub(crate) csrf_secret: [u8; 32],
+    whois: Option<Box<dyn Whois>>,
+}
+
+impl fmt::Debug for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Site").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// One request, read and checked.
+pub(crate) struct Ask {
+    pub(crate) method: Method,
+    pub(crate) path: Vec<String>,
+    pub(crate) query: Fields,
+    pub(crate) visitor: Option<Visitor>,
+    pub(crate) theme: Theme,
+    pub(crate) user_agent: String,
+    pub(crate) accepts_html: bool,
+    pub(crate) peer: SocketAddr,
+    pub(crate) is_tls: bool,
+}
+
+impl Ask {
+    /// The path in pieces, for matching.
+    pub(crate) fn pieces(&self) -> Vec<&str> {
+        self.path.iter().map(String::as_str).collect()
+    }
+}
+
+impl Site {
+    /// A site over a running control server.
+    pub fn new(control: Control, config: SiteConfig, whois: Option<Box<dyn Whois>>) -> Arc<Self> {
+        Arc::new(Self {
+            control,
+            config,
+            acts: Acts::default(),
+            invites: Kept::default(),
+            risky: access::Risky::default(),
+            csrf_secret: sw_control::clock::random(),
+            whois,
+        })
+    }
+
+    /// Whether a path belongs to the site (architecture.md §10.2).
+    pub fn serves(path: &str) -> bool {
+        const FIRST: [&str; 22] = [
+            "", "machines", "network", "access", "people", "keys", "dns", "relays", "log", "settings", "health", "more",
+            "events", "assets", "admin", "sign-in", "sign-out", "register", "j", "undo", "passkey", "favicon.ico",
+        ];
+        let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+        FIRST.contains(&first)
+    }
+
+    /// Answers one request.
+    pub async fn route(self: &Arc<Self>, request: Request<Incoming>, conn: &Conn) -> Response<Body> {
+        let mut response = self.answer(request, conn).await;
+        http::harden(&mut response, self.config.is_https());
+        response
+    }
+
+    async fn answer(self: &Arc<Self>, request: Request<Incoming>, conn: &Conn) -> Response<Body> {
+        if !self.is_own_host(request.headers(), request.uri()) {
+            return http::text(StatusCode::MISDIRECTED_REQUEST, "this server does not go by that name\n");
+        }
+        let whois = self.whois.as_ref().and_then(|whois| whois.owner(conn.peer, conn.local));
+        let visitor = self.visitor(request.headers(), whois).await;
+        let ask = read(&request, visitor, conn);
+        if *request.method() == Method::GET || *request.method() == Method::HEAD {
+            return self.get(&ask).await;
+        }
+        if *request.method() != Method::POST {
+            return http::text(StatusCode::METHOD_NOT_ALLOWED, "GET or POST\n");
+        }
+        if !self.is_same_origin(request.headers()) {
+            return http::text(StatusCode::FORBIDDEN, "a change must come from a page of this server\n");
+        }
+        match http::read_form(request).await {
+            Some(form) => self.post(&ask, &form).await,
+            None => http::text(StatusCode::PAYLOAD_TOO_LARGE, "the form is too long\n"),
+        }
+    }
+
+    async fn get(self: &Arc<Self>, ask: &Ask) -> Response<Body> {
+        match ask.pieces()[..] {
+            ["assets", name] => return asset(name),
+            ["favicon.ico"] => return http::see_other(&sw_web::assets::ICON.url()),
+            ["admin", token] => return device::admin_link(ask, token),
+            ["sign-in"] => return sign_in(ask, ""),
+            ["j", token] => return join::page(self, ask, token).await,
+            ["j", token, "bin", arch] => return join::binary(self, ask, token, arch).await,
+            ["register", id] => return device::page(self, ask, id).await,
+            ["register", id, "state"] => return device::state(self, id).await,
+            _ => {}
+        }
+        let Some(visitor) = &ask.visitor else {
+            return sign_in(ask, "");
+        };
+        if !visitor.administers() {
+            return sign_in(ask, "Only an owner or admin may see this page.");
+        }
+        match ask.pieces()[..] {
+            [] | ["admin"] => http::see_other("/machines"),
+            ["events"] => events::stream(self, ask, visitor),
+            _ => views::page(self, ask, visitor).await,
+        }
+    }
+
+    async fn post(self: &Arc<Self>, ask: &Ask, form: &Fields) -> Response<Body> {
+        match ask.pieces()[..] {
+            ["admin", token] => return device::use_admin_link(self, ask, token).await,
+            ["register", id] => return device::decide(self, ask, form, id).await,
+            _ => {}
+        }
+        let Some(visitor) = &ask.visitor else {
+            return sign_in(ask, "You were signed out meanwhile; nothing was changed.");
+        };
+        if !crate::guard::has_token(visitor, form) {
+            return http::text(StatusCode::FORBIDDEN, "the form is too old: load the page again\n");
+        }
+        match ask.pieces()[..] {
+            ["sign-out"] => device::sign_out(self, visitor).await,
+            ["settings", "theme"] => set_theme(form),
+            _ if !visitor.administers() => http::text(StatusCode::FORBIDDEN, "only an owner or admin may do this\n"),
+            _ => acts::act(self, ask, visitor, form).await,
+        }
+    }
+}
+
+fn read(request: &Request<Incoming>, visitor: Option<Visitor>, conn: &Conn) -> Ask {
+    let headers = request.headers();
+    let header = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let path = request.uri().path().split('/').filter(|piece| !piece.is_empty()).map(decoded).collect();
+    Ask {
+        method: request.method().clone(),
+        path,
+        query: Fields::parse(request.uri().query().unwrap_or_default().as_bytes()),
+        visitor,
+        theme: match cookie(headers, "theme") {
+            Some("dark") => Theme::Dark,
+            Some("light") => Theme::Light,
+            _ => Theme::System,
+        },
+        user_agent: header(header::USER_AGENT).to_owned(),
+        accepts_html: header(header::ACCEPT).contains("text/html"),
+        peer: conn.peer,
+        is_tls: conn.is_tls(),
+    }
+}
+
+/// One piece of a path with its escapes resolved.
+fn decoded(piece: &str) -> String {
+    // '+' is a letter in a path, unlike in a form.
+    let pair = format!("x={}", piece.replace('+', "%2B").replace('&', "%26"));
+    form_urlencoded::parse(pair.as_bytes()).next().map(|(_, value)| value.into_owned()).unwrap_or_default()
+}
+
+pub(crate) fn sign_in(ask: &Ask, refused: &str) -> Response<Body> {
+    let view = sign::SignInView { refused: refused.into(), theme: ask.theme, ..sign::SignInView::default() };
+    http::html(StatusCode::OK, sign::sign_in(&view))
+}
+
+fn asset(name: &str) -> Response<Body> {
+    let Some(asset) = Asset::by_name(name) else {
+        return http::text(StatusCode::NOT_FOUND, "no such file\n");
+    };
+    let mut response = http::with_type(StatusCode::OK, asset.content_type, asset.text);
+    // The URL changes with the content.
+    let forever = ::http::HeaderValue::from_static("public, max-age=31536000, immutable");
+    response.headers_mut().insert(header::CACHE_CONTROL, forever);
+    response
+}
+
+fn set_theme(form: &Fields) -> Response<Body> {
+    let theme = match form.get("theme") {
+        "dark" => "dark",
+        "light" => "light",
+        _ => "system",
+    };
+    let mut response = http::see_other("/settings");
+    let cookie = format!("theme={theme}; Path=/; Max-Age=31536000; SameSite=Lax");
+    let value = ::http::HeaderValue::from_str(&cookie).expect("three fixed words");
+    response.headers_mut().insert(header::SET_COOKIE, value);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_of_a_path_are_decoded_one_by_one() {
+        assert_eq!(decoded("attic%2Dnas"), "attic-nas");
+        assert_eq!(decoded("a%2Fb"), "a/b");
+        assert_eq!(decoded("a+b&c"), "a+b&c");
+    }
+
+    #[test]
+    fn the_site_leaves_the_protocols_alone() {
+        for path in ["/key", "/ts2021", "/derp", "/api/v2/devices", "/machine/ping-response"] {
+            assert!(!Site::serves(path), "{path}");
+        }
+        for path in ["/", "/machines", "/machines/birch", "/j/abc", "/register/abc", "/assets/app.css"] {
+            assert!(Site::serves(path), "{path}");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The audit log as a page and as a file.
+
+use super::shell;
+use crate::guard::Visitor;
+use crate::http;
+use crate::site::{Ask, Site};
+use crate::words;
+use ::http::{Response, StatusCode};
+use sw_net::front::Body;
+use sw_tailnet::Entry;
+use sw_web::Page;
+use sw_web::log::{Entry as Line, LogView, page as render};
+
+/// Entries on the page; the export has all.
+const SHOWN: usize = 200;
+const EXPORTED: usize = 100_000;
+
+pub(super) async fn page(site: &Site, ask: &Ask, visitor: &Visitor) -> Option<String> {
+    let kind = ask.query.get("kind").to_owned();
+    let entries = site.control.audit(None, EXPORTED).await.ok()?;
+    let since = entries.last().map(|(_, entry)| words::date(entry.at));
+    let sentence = match since {
+        Some(since) if entries.len() == 1 => format!("1 entry since {since}."),
+        Some(since) => format!("{} entries since {since}.", entries.len()),
+        None => String::new(),
+    };
+    let lines = entries.iter().flat_map(|(_, entry)| lines(entry)).filter(|(what, _)| is_of(what, &kind));
+    let view = LogView { sentence, entries: lines.map(|(_, line)| line).take(SHOWN).collect(), kind };
+    Some(render(&shell(site, ask, visitor, Page::Log).await?, &view))
+}
+
+/// What happened to one machine.
+pub(super) async fn of_machine(site: &Site, name: &str) -> Vec<Line> {
+    let entries = site.control.audit(None, EXPORTED).await.unwrap_or_default();
+    let of = |entry: &Entry| entry.audit.iter().any(|audit| audit.target == name && audit.what.starts_with("machine"));
+    entries.iter().filter(|(_, entry)| of(entry)).flat_map(|(_, entry)| lines(entry)).map(|(_, line)| line).take(SHOWN).collect()
+}
+
+/// One JSON object per line.
+pub(super) async fn export(site: &Site) -> Response<Body> {
+    let entries = site.control.audit(None, EXPORTED).await.unwrap_or_default();
+    let mut text = String::new();
+    for (seq, entry) in &entries {
+        let line = serde_json::json!({ "seq": seq.0, "at": entry.at, "actor": entry.actor, "audit": entry.audit });
+        text.push_str(&line.to_string());
+        text.push('\n');
+    }
+    http::with_type(StatusCode::OK, "application/x-ndjson", text)
+}
+
+fn lines(entry: &Entry) -> Vec<(String, Line)> {
+    let line = |audit: &sw_tailnet::Audit| {
+        let line = Line {
+            when: words::date_time(entry.at),
+            who: entry.actor.clone(),
+            what: format!("{} {}", in_words(&audit.what), audit.target),
+            old: short(audit.old.as_deref()),
+            new: short(audit.new.as_deref()),
+            from: String::new(),
+            undo: None,
+        };
+        (audit.what.clone(), line)
+    };
+    entry.audit.iter().map(line).collect()
+}
+
+/// `machine.rename` as people say it.
+fn in_words(what: &str) -> String {
+    let words = match what {
+        "machine.rename" => "renamed",
+        "machine.joined" => "joined:",
+        "machine.delete" => "removed",
+        "machine.approve" => "approved",
+        "machine.login" => "signed in:",
+        "machine.logout" => "signed out:",
+        "machine.expiry" => "set the key expiry of",
+        "machine.tags" => "set the tags of",
+        "machine.routes" => "set the routes of",
+        "key.create" => "made key",
+        "key.revoke" => "revoked key",
+        "policy.set" => "saved policy version",
+        "settings.set" => "changed the settings of",
+        "session.create" => "signed in",
+        "session.end" => "ended the session",
+        "user.create" => "added",
+        other => return other.replace(['.', '-'], " "),
+    };
+    words.to_owned()
+}
+
+/// Long values (settings, policies) are for the export.
+fn short(value: Option<&str>) -> String {
+    match value {
+        Some(text) if text.chars().count() <= 60 => text.to_owned(),
+        Some(_) => "…".into(),
+        None => String::new(),
+    }
+}
+
+fn is_of(what: &str, kind: &str) -> bool {
+    match kind {
+        "machines" => what.starts_with("machine"),
+        "access" => what.starts_with("policy"),
+        "keys" => what.starts_with("key") || what.starts_with("apikey"),
+        "sign-in" => what.starts_with("session") || what.starts_with("login"),
+        _ => true,
+    }
+}

@@ -1,0 +1,79 @@
+//! Times and numbers as people read them.
+
+use sw_types::UnixTime;
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+/// "now", "4 s ago", "3 min ago", "5 h ago", "3 days ago".
+pub(crate) fn ago(then: UnixTime, now: UnixTime) -> String {
+    let seconds = now.saturating_since(then).as_secs();
+    if seconds < 2 { "now".into() } else { format!("{} ago", span(seconds)) }
+}
+
+/// "in 4 days"; "over" when it is past.
+pub(crate) fn until(then: UnixTime, now: UnixTime) -> String {
+    let seconds = then.saturating_since(now).as_secs();
+    if seconds == 0 { "over".into() } else { format!("in {}", span(seconds)) }
+}
+
+/// A span in its largest unit.
+pub(crate) fn span(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} min", seconds / 60),
+        3_600..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+/// `12 October 2026`.
+pub(crate) fn date(at: UnixTime) -> String {
+    let format = format_description!("[day padding:none] [month repr:long] [year]");
+    moment(at).format(&format).unwrap_or_default()
+}
+
+/// `12 October, 15:12` in UTC.
+pub(crate) fn date_time(at: UnixTime) -> String {
+    let format = format_description!("[day padding:none] [month repr:long], [hour]:[minute]");
+    moment(at).format(&format).unwrap_or_default()
+}
+
+fn moment(at: UnixTime) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp(at.as_secs()).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
+/// Three words for a login request, the same on both screens; made from the request's id.
+pub(crate) fn three_words(id: &str) -> String {
+    let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    let pick = |shift: u32| WORDS[(hash >> shift) as usize % WORDS.len()];
+    format!("{} {} {}", pick(8), pick(24), pick(40))
+}
+
+/// Short, concrete, not easily taken for one another.
+const WORDS: [&str; 64] = [
+    "acorn", "amber", "anchor", "apple", "arrow", "basin", "beacon", "birch", "bottle", "brick", "bridge", "button",
+    "candle", "canoe", "cedar", "cloud", "copper", "coral", "daisy", "dune", "eagle", "ember", "falcon", "fern",
+    "fiddle", "flint", "garden", "ginger", "glove", "harbor", "hazel", "island", "ivory", "jacket", "kettle", "ladder",
+    "lamp", "lemon", "linen", "maple", "marble", "meadow", "mirror", "nutmeg", "oak", "olive", "onion", "paper",
+    "pebble", "pepper", "pillow", "planet", "quartz", "raven", "ribbon", "river", "rocket", "saddle", "silver", "tulip",
+    "velvet", "walnut", "willow", "yarrow",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_read_in_one_unit() {
+        let now = UnixTime::from_secs(1_000_000);
+        let at = |back: i64| ago(UnixTime::from_secs(1_000_000 - back), now);
+        assert_eq!([at(1), at(4), at(200), at(7_300), at(260_000)], ["now", "4 s ago", "3 min ago", "2 h ago", "3 days ago"]);
+        assert_eq!(until(UnixTime::from_secs(1_345_700), now), "in 4 days");
+    }
+
+    #[test]
+    fn words_are_the_same_for_the_same_request() {
+        assert_eq!(three_words("abc"), three_words("abc"));
+        assert_ne!(three_words("abc"), three_words("abd"));
+    }
+}
