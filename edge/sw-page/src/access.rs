@@ -13,7 +13,7 @@ use sw_control::clock;
 use sw_net::front::Body;
 use sw_tailnet::{Command, PolicyVersion, Tailnet};
 use sw_types::{Instant, NodeId};
-use sw_web::access::{CheckView, Effect, PolicyError, error_count, error_list, effects, marks, why_not};
+use sw_web::access::{CheckView, Effect, PolicyError, effects, error_count, error_list, marks, why_not};
 
 /// A risky version goes back after this, unless somebody keeps it.
 const RISKY_S: u64 = 60;
@@ -81,7 +81,10 @@ pub(crate) fn check_text(tailnet: &Tailnet, visitor: &Visitor, text: &str) -> Ch
     let mut gains = effects_of(tailnet, &gains);
     if gains.is_empty() && losses.is_empty() && !ports.is_empty() {
         let names: Vec<&str> = ports.iter().take(EFFECTS_MAX).map(|n| label(tailnet, *n)).collect();
-        gains.push(Effect { what: format!("What {} lets in changes", names.join(", ")), note: "ports or protocols".into() });
+        gains.push(Effect {
+            what: format!("What {} lets in changes", names.join(", ")),
+            note: "ports or protocols".into(),
+        });
     }
     CheckView {
         gains,
@@ -101,13 +104,21 @@ fn effects_of(tailnet: &Tailnet, pairs: &BTreeMap<NodeId, Vec<NodeId>>) -> Vec<E
 }
 
 /// Whether the machine that somebody came in by still reaches a machine with the page.
-fn way_in(tailnet: &Tailnet, visitor: &Visitor, reach: &impl Fn(NodeId, NodeId) -> bool) -> Option<(bool, String)> {
+fn way_in(
+    tailnet: &Tailnet,
+    visitor: &Visitor,
+    reach: &impl Fn(NodeId, NodeId) -> bool,
+) -> Option<(bool, String)> {
     let Way::Machine(own) = &visitor.way else {
         return Some((true, "the page's own address is not ruled by the policy".into()));
     };
     let own = tailnet.state().node_by_label(own)?.id;
     let stays = tailnet.world().nodes.keys().any(|&other| other != own && reach(own, other));
-    let note = if stays { "your machine keeps its neighbours" } else { "no machine would reach yours, nor yours any other" };
+    let note = if stays {
+        "your machine keeps its neighbours"
+    } else {
+        "no machine would reach yours, nor yours any other"
+    };
     Some((stays, note.into()))
 }
 
@@ -121,7 +132,13 @@ fn problems(text: &str, error: &sw_tailnet::PolicyError) -> Vec<PolicyError> {
     let mut lines = error.message.lines();
     let what = lines.next().unwrap_or_default().to_owned();
     let fix = lines.collect::<Vec<_>>().join(" ");
-    vec![PolicyError { line: line as usize, column: column as usize, len: word_len(text, line, column), what, fix }]
+    vec![PolicyError {
+        line: line as usize,
+        column: column as usize,
+        len: word_len(text, line, column),
+        what,
+        fix,
+    }]
 }
 
 /// Characters of the word at a place: up to the closing quote or the next sign.
@@ -140,7 +157,11 @@ fn word_len(text: &str, line: u32, column: u32) -> usize {
 pub(crate) fn current(tailnet: &Tailnet) -> (u64, String) {
     match tailnet.state().policy() {
         Some(PolicyVersion { version, text, .. }) => (*version, text.clone()),
-        None => (0, "{\n  \"grants\": [\n    {\"src\": [\"*\"], \"dst\": [\"*\"], \"ip\": [\"*\"]},\n  ],\n}\n".into()),
+        None => (
+            0,
+            "{\n  \"grants\": [\n    {\"src\": [\"*\"], \"dst\": [\"*\"], \"ip\": [\"*\"]},\n  ],\n}\n"
+                .into(),
+        ),
     }
 }
 
@@ -186,7 +207,13 @@ pub(crate) async fn save(site: &Arc<Site>, visitor: &Visitor, form: &Fields) -> 
         guard(site, version, before.clone());
     }
     let back = vec![Command::SetPolicy { text: before, expect: Some(version) }];
-    done(site, visitor, format!("Version {version} is in force."), Outcome { back, ..Outcome::default() }, "/access")
+    done(
+        site,
+        visitor,
+        format!("Version {version} is in force."),
+        Outcome { back, ..Outcome::default() },
+        "/access",
+    )
 }
 
 /// Takes a risky version back after a minute, unless it was kept.
@@ -199,8 +226,13 @@ fn guard(site: &Arc<Site>, version: u64, before: Option<String>) {
         if site.risky.settle(version) {
             let command = Command::SetPolicy { text: before, expect: Some(version) };
             match site.control.execute("samewire", command).await {
-                Ok(_) => tracing::warn!(version, "a policy version was taken back: nobody confirmed it within 60 s"),
-                Err(error) => tracing::error!(%error, version, "a risky policy version could not be taken back"),
+                Ok(_) => tracing::warn!(
+                    version,
+                    "a policy version was taken back: nobody confirmed it within 60 s"
+                ),
+                Err(error) => {
+                    tracing::error!(%error, version, "a risky policy version could not be taken back")
+                }
             }
         }
     });
@@ -228,7 +260,13 @@ pub(crate) async fn rollback(site: &Arc<Site>, visitor: &Visitor, form: &Fields)
     match site.control.execute(&visitor.login, command).await {
         Ok(_) => {
             let back = vec![Command::SetPolicy { text: current.map(|p| p.text), expect: None }];
-            done(site, visitor, format!("Version {version} is in force again."), Outcome { back, ..Outcome::default() }, "/access?tab=history")
+            done(
+                site,
+                visitor,
+                format!("Version {version} is in force again."),
+                Outcome { back, ..Outcome::default() },
+                "/access?tab=history",
+            )
         }
         Err(error) => refuse(site, visitor, &sentence(&error), "/access?tab=history"),
     }

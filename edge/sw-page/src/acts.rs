@@ -13,7 +13,8 @@ use std::time::Duration;
 use sw_control::{Failure, clock};
 use sw_net::front::Body;
 use sw_tailnet::{
-    Command, Done, ExtraRecord, Nameserver, NewApiKey, NewAuthKey, NewUser, Node, Owner, Role, Settings, UserChange,
+    Command, Done, ExtraRecord, Nameserver, NewApiKey, NewAuthKey, NewUser, Node, Owner, Role, Settings,
+    UserChange,
 };
 use sw_types::{NodeId, UserId};
 
@@ -52,13 +53,26 @@ pub(crate) async fn act(site: &Arc<Site>, ask: &Ask, visitor: &Visitor, form: &F
 async fn plan(site: &Site, visitor: &Visitor, pieces: &[&str], form: &Fields) -> Result<Plan, Refused> {
     match *pieces {
         ["machines", id, "approve"] if is_login(site, id).await => {
-            let command =
-                Command::ApproveLogin { login: id.into(), user: visitor.user, by_admin: visitor.administers() };
-            Ok(Plan { commands: vec![command], said: "It is in.".into(), back: vec![], to: "/machines".into() })
+            let command = Command::ApproveLogin {
+                login: id.into(),
+                user: visitor.user,
+                by_admin: visitor.administers(),
+            };
+            Ok(Plan {
+                commands: vec![command],
+                said: "It is in.".into(),
+                back: vec![],
+                to: "/machines".into(),
+            })
         }
         ["machines", id, "refuse"] => {
             let command = Command::RefuseLogin(id.into());
-            Ok(Plan { commands: vec![command], said: "Refused.".into(), back: vec![], to: "/machines".into() })
+            Ok(Plan {
+                commands: vec![command],
+                said: "Refused.".into(),
+                back: vec![],
+                to: "/machines".into(),
+            })
         }
         ["machines", name, verb] => machine(&find_machine(site, name).await?, verb, form),
         ["people", id, "role"] => role(site, id, form).await,
@@ -66,11 +80,21 @@ async fn plan(site: &Site, visitor: &Visitor, pieces: &[&str], form: &Fields) ->
         ["keys", id, "revoke"] => {
             site.invites.forget(id);
             let command = Command::RevokeAuthKey(id.into());
-            Ok(Plan { commands: vec![command], said: format!("Key {id} is revoked."), back: vec![], to: "/keys".into() })
+            Ok(Plan {
+                commands: vec![command],
+                said: format!("Key {id} is revoked."),
+                back: vec![],
+                to: "/keys".into(),
+            })
         }
         ["keys", "api", id, "revoke"] => {
             let command = Command::DeleteApiKey(id.into());
-            Ok(Plan { commands: vec![command], said: format!("Key {id} is revoked."), back: vec![], to: "/keys".into() })
+            Ok(Plan {
+                commands: vec![command],
+                said: format!("Key {id} is revoked."),
+                back: vec![],
+                to: "/keys".into(),
+            })
         }
         ["dns", ..] | ["settings"] => settings(site, pieces, form).await,
         _ => Err("There is no such act.".into()),
@@ -87,7 +111,13 @@ async fn carry_out(site: &Site, visitor: &Visitor, plan: Plan) -> Response<Body>
 }
 
 /// Sends the browser on, with the toast's id in the URL.
-pub(crate) fn done(site: &Site, visitor: &Visitor, said: String, outcome: Outcome, to: &str) -> Response<Body> {
+pub(crate) fn done(
+    site: &Site,
+    visitor: &Visitor,
+    said: String,
+    outcome: Outcome,
+    to: &str,
+) -> Response<Body> {
     let id = site.acts.push(visitor.user, said, outcome, clock::now().mono);
     let sign = if to.contains('?') { '&' } else { '?' };
     http::see_other(&format!("{to}{sign}did={id}"))
@@ -121,7 +151,9 @@ async fn undo(site: &Site, visitor: &Visitor, id: &str) -> Response<Body> {
 fn machine(node: &Node, verb: &str, form: &Fields) -> Result<Plan, Refused> {
     let id = node.id;
     let own = |label: &str| format!("/machines/{label}");
-    let one = |command, said: String, back: Vec<Command>, to: String| Ok(Plan { commands: vec![command], said, back, to });
+    let one = |command, said: String, back: Vec<Command>, to: String| {
+        Ok(Plan { commands: vec![command], said, back, to })
+    };
     match verb {
         "rename" => {
             let label = form.get("name").to_ascii_lowercase();
@@ -139,12 +171,19 @@ fn machine(node: &Node, verb: &str, form: &Fields) -> Result<Plan, Refused> {
         }
         "approve" => {
             let back = vec![Command::ApproveNode { node: id, approved: false }];
-            one(Command::ApproveNode { node: id, approved: true }, format!("{} is in.", node.label), back, own(&node.label))
+            one(
+                Command::ApproveNode { node: id, approved: true },
+                format!("{} is in.", node.label),
+                back,
+                own(&node.label),
+            )
         }
         "extend" | "keep" | "expire" => {
             let now = clock::now().wall;
             let (at, said) = match verb {
-                "extend" => (Some(now.after(Duration::from_secs(180 * 86_400))), "Its key is good for 180 days more."),
+                "extend" => {
+                    (Some(now + Duration::from_secs(180 * 86_400)), "Its key is good for 180 days more.")
+                }
                 "keep" => (None, "Its key does not expire."),
                 _ => (Some(now), "Its key has expired; it must sign in again."),
             };
@@ -175,7 +214,11 @@ fn routes(node: &Node, form: &Fields) -> Result<Plan, Refused> {
     }
     let said = if is_allow { format!("{text} is allowed.") } else { format!("{text} is no longer allowed.") };
     let back = vec![Command::SetRoutes { node: node.id, routes: node.approved_routes.clone() }];
-    let to = if form.has("from") { form.get("from").to_owned() } else { format!("/machines/{}?tab=routes", node.label) };
+    let to = if form.has("from") {
+        form.get("from").to_owned()
+    } else {
+        format!("/machines/{}?tab=routes", node.label)
+    };
     Ok(Plan { commands: vec![Command::SetRoutes { node: node.id, routes }], said, back, to })
 }
 
@@ -187,7 +230,8 @@ async fn role(site: &Site, id: &str, form: &Fields) -> Result<Plan, Refused> {
         "member" => Role::Member,
         other => return Err(format!("There is no role \"{other}\".")),
     };
-    let change = |role| Command::UpdateUser { user, change: UserChange { role: Some(role), ..UserChange::default() } };
+    let change =
+        |role| Command::UpdateUser { user, change: UserChange { role: Some(role), ..UserChange::default() } };
     let said = format!("{name} is {} now.", role.as_str());
     Ok(Plan { commands: vec![change(role)], said, back: vec![change(old)], to: "/people".into() })
 }
@@ -207,7 +251,8 @@ async fn remove_person(site: &Site, id: &str, form: &Fields) -> Result<Plan, Ref
 
 /// DNS and settings are one record: read, changed, put back whole on undo.
 async fn settings(site: &Site, pieces: &[&str], form: &Fields) -> Result<Plan, Refused> {
-    let old = site.control.read(|tailnet| tailnet.state().settings().clone()).await.map_err(|e| sentence(&e))?;
+    let old =
+        site.control.read(|tailnet| tailnet.state().settings().clone()).await.map_err(|e| sentence(&e))?;
     let mut new = old.clone();
     let said = change_settings(&mut new, pieces, form)?;
     let to = if pieces[0] == "dns" { "/dns" } else { "/settings" };
@@ -237,7 +282,9 @@ fn change_settings(new: &mut Settings, pieces: &[&str], form: &Fields) -> Result
             Ok(format!("{name} is {value} now."))
         }
         ["dns", "records", "remove"] => {
-            new.dns.extra.retain(|record| record.name != form.get("name") || record.value != form.get("value"));
+            new.dns
+                .extra
+                .retain(|record| record.name != form.get("name") || record.value != form.get("value"));
             Ok(format!("{} was removed.", form.get("name")))
         }
         ["dns", "resolvers"] => {
@@ -258,12 +305,20 @@ fn change_settings(new: &mut Settings, pieces: &[&str], form: &Fields) -> Result
             }
             "approval" => {
                 new.approval = form.get("value") == "on";
-                Ok(if new.approval { "New machines wait for approval.".into() } else { "New machines get in at once.".into() })
+                Ok(if new.approval {
+                    "New machines wait for approval.".into()
+                } else {
+                    "New machines get in at once.".into()
+                })
             }
             "key-expiry" => {
                 let days: u32 = form.get("value").parse().map_err(|_| "How many days?".to_owned())?;
                 new.key_days = (days > 0).then_some(days);
-                Ok(if days == 0 { "Keys do not expire.".into() } else { format!("New keys expire after {days} days.") })
+                Ok(if days == 0 {
+                    "Keys do not expire.".into()
+                } else {
+                    format!("New keys expire after {days} days.")
+                })
             }
             other => Err(format!("There is no setting \"{other}\".")),
         },
@@ -298,7 +353,13 @@ async fn invite_person(site: &Site, visitor: &Visitor, form: &Fields) -> Respons
     match site.make_invite(&visitor.login, user).await {
         Ok(invite) => {
             let outcome = Outcome { secret: Some(site.join_url(&invite.token)), ..Outcome::default() };
-            done(site, visitor, format!("{name} is invited: send the link below; it is good for an hour."), outcome, "/people")
+            done(
+                site,
+                visitor,
+                format!("{name} is invited: send the link below; it is good for an hour."),
+                outcome,
+                "/people",
+            )
         }
         Err(error) => refuse(site, visitor, &sentence(&error), "/people"),
     }
@@ -337,7 +398,7 @@ async fn auth_key(site: &Site, visitor: &Visitor, form: &Fields) -> Result<NewAu
         uses_max: (!form.has("reusable")).then_some(1),
         ephemeral: form.has("ephemeral"),
         preapproved: true,
-        expires: Some(clock::now().wall.after(Duration::from_secs(seconds.min(366 * 86_400)))),
+        expires: Some(clock::now().wall + Duration::from_secs(seconds.min(366 * 86_400))),
         ..NewAuthKey::default()
     })
 }
@@ -361,7 +422,9 @@ async fn backup(site: &Site) -> Response<Body> {
             response.headers_mut().insert(::http::header::CONTENT_DISPOSITION, value);
             response
         }
-        Err(error) => http::text(StatusCode::SERVICE_UNAVAILABLE, format!("the backup did not work: {error}\n")),
+        Err(error) => {
+            http::text(StatusCode::SERVICE_UNAVAILABLE, format!("the backup did not work: {error}\n"))
+        }
     }
 }
 
@@ -383,7 +446,9 @@ async fn find_person(site: &Site, word: &str) -> Result<(UserId, Role, String), 
     let wanted = word.to_owned();
     let found = site.control.read(move |tailnet| {
         let by_id = wanted.parse().ok().and_then(|id| tailnet.state().user(UserId(id)));
-        by_id.or_else(|| tailnet.state().find_user(&wanted)).map(|user| (user.id, user.role, user.name.clone()))
+        by_id
+            .or_else(|| tailnet.state().find_user(&wanted))
+            .map(|user| (user.id, user.role, user.name.clone()))
     });
     found.await.map_err(|e| sentence(&e))?.ok_or_else(|| format!("Nobody is called \"{word}\"."))
 }

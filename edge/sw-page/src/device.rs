@@ -38,11 +38,13 @@ pub(crate) async fn use_admin_link(site: &Site, ask: &Ask, token: &str) -> Respo
     if site.control.execute("admin link", Command::DeleteSession(id)).await.is_err() {
         return gone();
     }
-    let expires = now.after(Duration::from_secs(SESSION_S.unsigned_abs()));
+    let expires = now + Duration::from_secs(SESSION_S.unsigned_abs());
     let make = Command::CreateSession { kind: SessionKind::Cookie, user, expires };
     match site.control.execute("admin link", make).await {
         Ok(Done::Secret { text, .. }) => signed_in(site, text.expose(), "/machines"),
-        Ok(_) | Err(_) => http::text(StatusCode::SERVICE_UNAVAILABLE, "signing in did not work; run: samewire admin\n"),
+        Ok(_) | Err(_) => {
+            http::text(StatusCode::SERVICE_UNAVAILABLE, "signing in did not work; run: samewire admin\n")
+        }
     }
 }
 
@@ -119,7 +121,10 @@ async fn done(site: &Site, ask: &Ask, login: &Login) -> Response<Body> {
     };
     let node = site.control.read(move |tailnet| tailnet.state().node(node).cloned()).await.ok().flatten();
     match node {
-        Some(node) => http::html(StatusCode::OK, sign::device_done(&node.label, &node.ipv4.to_string(), true, ask.theme)),
+        Some(node) => http::html(
+            StatusCode::OK,
+            sign::device_done(&node.label, &node.ipv4.to_string(), true, ask.theme),
+        ),
         None => http::html(StatusCode::NOT_FOUND, sign::device_gone(ask.theme)),
     }
 }
@@ -138,7 +143,9 @@ fn view(ask: &Ask, login: &Login) -> DeviceView {
         asked: words::ago(login.created, sw_control::clock::now().wall),
         csrf: who.map(|v| v.csrf.clone()).unwrap_or_default(),
         viewer: who.map(|v| v.name.clone()),
-        will_be: who.map(|v| format!("It will be one of {}'s machines and reach what {} may reach.", v.name, v.name)).unwrap_or_default(),
+        will_be: who
+            .map(|v| format!("It will be one of {}'s machines and reach what {} may reach.", v.name, v.name))
+            .unwrap_or_default(),
         theme: ask.theme,
         name,
     }

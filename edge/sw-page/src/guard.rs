@@ -50,12 +50,18 @@ impl Site {
     }
 
     /// Finds out who asks; `whois` is the machine's owner when the request came over the network itself.
-    pub(crate) async fn visitor(&self, headers: &HeaderMap, whois: Option<(UserId, String)>) -> Option<Visitor> {
+    pub(crate) async fn visitor(
+        &self,
+        headers: &HeaderMap,
+        whois: Option<(UserId, String)>,
+    ) -> Option<Visitor> {
         let token = cookie(headers, self.cookie_name()).and_then(|text| text.parse::<InviteToken>().ok());
         let secret = self.csrf_secret;
         let now = sw_control::clock::now().wall;
         let read = self.control.read(move |tailnet| {
-            token.and_then(|token| by_session(tailnet, &token, now)).or_else(|| by_machine(tailnet, whois?, &secret))
+            token
+                .and_then(|token| by_session(tailnet, &token, now))
+                .or_else(|| by_machine(tailnet, whois?, &secret))
         });
         read.await.ok().flatten()
     }
@@ -95,7 +101,8 @@ pub(crate) fn has_token(visitor: &Visitor, fields: &Fields) -> bool {
 fn by_session(tailnet: &Tailnet, token: &InviteToken, now: UnixTime) -> Option<Visitor> {
     let text = token.to_text();
     let session = tailnet.state().session(&token.id().to_string())?;
-    let is_good = session.kind == SessionKind::Cookie && session.expires > now && session.hash.matches(text.expose());
+    let is_good =
+        session.kind == SessionKind::Cookie && session.expires > now && session.hash.matches(text.expose());
     let user = tailnet.state().user(session.user).filter(|user| is_good && !user.suspended)?;
     Some(visitor(user, Way::Session { id: session.id.clone() }, csrf_of(text.expose().as_bytes())))
 }
@@ -121,7 +128,11 @@ fn csrf_of(secret: &[u8]) -> String {
 
 fn strip_port(host: &str) -> &str {
     match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && (!name.contains(':') || name.ends_with(']')) => name,
+        Some((name, port))
+            if port.bytes().all(|b| b.is_ascii_digit()) && (!name.contains(':') || name.ends_with(']')) =>
+        {
+            name
+        }
         _ => host,
     }
 }
@@ -132,7 +143,9 @@ mod tests {
 
     #[test]
     fn ports_are_stripped_from_hosts_of_every_form() {
-        for (host, bare) in [("a:80", "a"), ("a", "a"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]"), ("::1", "::1")] {
+        for (host, bare) in
+            [("a:80", "a"), ("a", "a"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]"), ("::1", "::1")]
+        {
             assert_eq!(strip_port(host), bare);
         }
     }

@@ -106,7 +106,7 @@ impl Site {
     /// Makes an invite for one person's machines.
     pub(crate) async fn make_invite(&self, actor: &str, user: UserId) -> Result<Invite, sw_control::Failure> {
         let made = sw_control::clock::now().wall;
-        let expires = made.after(Duration::from_secs(INVITE_S));
+        let expires = made + Duration::from_secs(INVITE_S);
         let new = NewAuthKey {
             user: Some(user),
             uses_max: Some(INVITE_USES),
@@ -156,7 +156,9 @@ async fn check(site: &Site, token: &str) -> Result<AuthKey, String> {
 pub(crate) async fn page(site: &Site, ask: &Ask, token: &str) -> Response<Body> {
     let key = match check(site, token).await {
         Ok(key) => key,
-        Err(why) if ask.accepts_html => return http::html(StatusCode::GONE, sign::invite_gone(&why, ask.theme)),
+        Err(why) if ask.accepts_html => {
+            return http::html(StatusCode::GONE, sign::invite_gone(&why, ask.theme));
+        }
         Err(why) => return http::text(StatusCode::GONE, refusal_script(&why)),
     };
     let now = sw_control::clock::now().wall;
@@ -168,10 +170,16 @@ pub(crate) async fn page(site: &Site, ask: &Ask, token: &str) -> Response<Body> 
         return http::html(StatusCode::OK, html);
     }
     if !ask.is_tls {
-        return http::text(StatusCode::FORBIDDEN, refusal_script("This server hands out its script over TLS alone"));
+        return http::text(
+            StatusCode::FORBIDDEN,
+            refusal_script("This server hands out its script over TLS alone"),
+        );
     }
     let Some(join_string) = site.join_string(token, expires) else {
-        return http::text(StatusCode::SERVICE_UNAVAILABLE, refusal_script("This server has no address to join by"));
+        return http::text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            refusal_script("This server has no address to join by"),
+        );
     };
     let facts = ScriptFacts {
         base_url: &site.config.base_url,
@@ -185,7 +193,10 @@ pub(crate) async fn page(site: &Site, ask: &Ask, token: &str) -> Response<Body> 
 
 /// A script that only says why, since its reader is a shell.
 fn refusal_script(why: &str) -> String {
-    format!("#!/bin/sh\nprintf '%s\\n' 'error: {}.' '  fix: on a machine in the network: samewire invite' >&2\nexit 7\n", why.replace('\'', ""))
+    format!(
+        "#!/bin/sh\nprintf '%s\\n' 'error: {}.' '  fix: on a machine in the network: samewire invite' >&2\nexit 7\n",
+        why.replace('\'', "")
+    )
 }
 
 /// `/j/TOKEN/bin/ARCH`: the binary, to holders of a good invite, over TLS alone.

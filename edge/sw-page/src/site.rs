@@ -61,7 +61,6 @@ impl fmt::Debug for Site {
 
 /// One request, read and checked.
 pub(crate) struct Ask {
-    pub(crate) method: Method,
     pub(crate) path: Vec<String>,
     pub(crate) query: Fields,
     pub(crate) visitor: Option<Visitor>,
@@ -96,8 +95,28 @@ impl Site {
     /// Whether a path belongs to the site (architecture.md §10.2).
     pub fn serves(path: &str) -> bool {
         const FIRST: [&str; 22] = [
-            "", "machines", "network", "access", "people", "keys", "dns", "relays", "log", "settings", "health", "more",
-            "events", "assets", "admin", "sign-in", "sign-out", "register", "j", "undo", "passkey", "favicon.ico",
+            "",
+            "machines",
+            "network",
+            "access",
+            "people",
+            "keys",
+            "dns",
+            "relays",
+            "log",
+            "settings",
+            "health",
+            "more",
+            "events",
+            "assets",
+            "admin",
+            "sign-in",
+            "sign-out",
+            "register",
+            "j",
+            "undo",
+            "passkey",
+            "favicon.ico",
         ];
         let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
         FIRST.contains(&first)
@@ -172,7 +191,9 @@ impl Site {
         match ask.pieces()[..] {
             ["sign-out"] => device::sign_out(self, visitor).await,
             ["settings", "theme"] => set_theme(form),
-            _ if !visitor.administers() => http::text(StatusCode::FORBIDDEN, "only an owner or admin may do this\n"),
+            _ if !visitor.administers() => {
+                http::text(StatusCode::FORBIDDEN, "only an owner or admin may do this\n")
+            }
             _ => acts::act(self, ask, visitor, form).await,
         }
     }
@@ -183,7 +204,6 @@ fn read(request: &Request<Incoming>, visitor: Option<Visitor>, conn: &Conn) -> A
     let header = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let path = request.uri().path().split('/').filter(|piece| !piece.is_empty()).map(decoded).collect();
     Ask {
-        method: request.method().clone(),
         path,
         query: Fields::parse(request.uri().query().unwrap_or_default().as_bytes()),
         visitor,

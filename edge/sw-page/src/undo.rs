@@ -82,7 +82,8 @@ mod tests {
     fn only_the_same_person_undoes_and_only_once() {
         let acts = Acts::default();
         let back = vec![Command::DeleteSession("x".into())];
-        let id = acts.push(UserId(1), "Renamed".into(), Outcome { back, ..Outcome::default() }, Instant::ZERO);
+        let id =
+            acts.push(UserId(1), "Renamed".into(), Outcome { back, ..Outcome::default() }, Instant::ZERO);
         assert!(acts.get(&id, UserId(2), Instant::ZERO).is_none());
         assert!(acts.get(&id, UserId(1), Instant::ZERO).is_some());
         assert!(acts.take(&id, UserId(2)).is_none());

@@ -55,8 +55,11 @@ fn not_found() -> Response<Body> {
 
 /// What stands around the page; takes up the toast of the act that led here.
 pub(crate) async fn shell(site: &Site, ask: &Ask, visitor: &Visitor, page: Page) -> Option<Shell> {
-    let (machines, people) =
-        site.control.read(|tailnet| (tailnet.state().node_count(), tailnet.state().users().count())).await.ok()?;
+    let (machines, people) = site
+        .control
+        .read(|tailnet| (tailnet.state().node_count(), tailnet.state().users().count()))
+        .await
+        .ok()?;
     let act = site.acts.get(ask.query.get("did"), visitor.user, clock::now().mono);
     let toast = act.as_ref().map(|act| Toast {
         text: act.text.clone(),
@@ -79,7 +82,11 @@ pub(crate) async fn shell(site: &Site, ask: &Ask, visitor: &Visitor, page: Page)
         csrf: visitor.csrf.clone(),
         toast,
         can_write,
-        read_only_why: if can_write { String::new() } else { "This page came over plain http from far away, so it only shows. Use https, or a machine of the network.".into() },
+        read_only_why: if can_write {
+            String::new()
+        } else {
+            "This page came over plain http from far away, so it only shows. Use https, or a machine of the network.".into()
+        },
     })
 }
 
@@ -100,7 +107,11 @@ async fn machines_page(site: &Site, ask: &Ask, visitor: &Visitor) -> Option<Stri
     let (query, filter) = (ask.query.get("q").to_owned(), machines::Filter::parse(ask.query.get("show")));
     let page_number = ask.query.get("page").parse().unwrap_or(0);
     let now = clock::now().wall;
-    let view = site.control.read(move |tailnet| machines_view(tailnet, &query, filter, page_number, now)).await.ok()?;
+    let view = site
+        .control
+        .read(move |tailnet| machines_view(tailnet, &query, filter, page_number, now))
+        .await
+        .ok()?;
     // The secret of an act is for its own page; the shell asks without taking it.
     let shell = shell(site, ask, visitor, Page::Machines).await?;
     Some(machines::page(&shell, &view))
@@ -200,9 +211,19 @@ pub(crate) fn connection(tailnet: &Tailnet, node: &Node, online: bool) -> sw_web
     let udp = facts.host.net_info.as_ref().and_then(|info| info.working_udp);
     let varies = facts.host.net_info.as_ref().and_then(|info| info.mapping_varies_by_dest_ip);
     match (udp, varies) {
-        (Some(false), _) => Connection { kind: Kind::Relayed, text: "by relay".into(), why: "its network lets no UDP out".into() },
-        (_, Some(true)) => Connection { kind: Kind::Idle, text: "online".into(), why: "its network is hard: new ports for every destination".into() },
-        (_, Some(false)) => Connection { kind: Kind::Direct, text: "direct with nearly everyone".into(), why: String::new() },
+        (Some(false), _) => Connection {
+            kind: Kind::Relayed,
+            text: "by relay".into(),
+            why: "its network lets no UDP out".into(),
+        },
+        (_, Some(true)) => Connection {
+            kind: Kind::Idle,
+            text: "online".into(),
+            why: "its network is hard: new ports for every destination".into(),
+        },
+        (_, Some(false)) => {
+            Connection { kind: Kind::Direct, text: "direct with nearly everyone".into(), why: String::new() }
+        }
         (_, None) => Connection { kind: Kind::Idle, text: "online".into(), why: String::new() },
     }
 }
@@ -231,17 +252,23 @@ fn software(version: &str) -> String {
 }
 
 fn waiting(tailnet: &Tailnet, now: UnixTime) -> Vec<machines::Waiting> {
-    let logins = tailnet.logins().filter(|login| login.status == LoginStatus::Waiting).map(|login| join(login, now));
-    let unapproved = tailnet.state().nodes().filter(|node| !node.approved).map(|node| machines::Waiting::Join {
-        id: node.label.clone(),
-        name: node.label.clone(),
-        person: person(tailnet, node),
-        facts: format!("joined {}", words::ago(node.created, now)),
-        key: node.node_key.to_string().chars().skip(8).take(5).collect(),
-    });
+    let logins =
+        tailnet.logins().filter(|login| login.status == LoginStatus::Waiting).map(|login| join(login, now));
+    let unapproved =
+        tailnet.state().nodes().filter(|node| !node.approved).map(|node| machines::Waiting::Join {
+            id: node.label.clone(),
+            name: node.label.clone(),
+            person: person(tailnet, node),
+            facts: format!("joined {}", words::ago(node.created, now)),
+            key: node.node_key.to_string().chars().skip(8).take(5).collect(),
+        });
     let routes = tailnet.state().nodes().flat_map(|node| {
-        let open: Vec<ipnet::IpNet> =
-            tailnet.announced_routes(node.id).iter().copied().filter(|route| !node.approved_routes.contains(route)).collect();
+        let open: Vec<ipnet::IpNet> = tailnet
+            .announced_routes(node.id)
+            .iter()
+            .copied()
+            .filter(|route| !node.approved_routes.contains(route))
+            .collect();
         let machine = node.label.clone();
         routes_in_words(&open).into_iter().map(move |route| machines::Waiting::Route {
             machine: machine.clone(),
@@ -272,11 +299,15 @@ pub(crate) async fn fragments(site: &Site, visitor: &Visitor, page: &str) -> Opt
         let fields = crate::http::Fields::parse(query.as_bytes());
         let (q, filter) = (fields.get("q").to_owned(), machines::Filter::parse(fields.get("show")));
         let number = fields.get("page").parse().unwrap_or(0);
-        let view = site.control.read(move |tailnet| machines_view(tailnet, &q, filter, number, now)).await.ok()?;
+        let view =
+            site.control.read(move |tailnet| machines_view(tailnet, &q, filter, number, now)).await.ok()?;
         let mut shell = Shell::for_tests(Page::Machines);
         shell.csrf.clone_from(&visitor.csrf);
         out.push(("machines-sentence".into(), format!("<p id=\"machines-sentence\">{}</p>", view.sentence)));
-        out.push(("count-machines".into(), format!("<span class=\"n\" id=\"count-machines\">{}</span>", view.counts.all)));
+        out.push((
+            "count-machines".into(),
+            format!("<span class=\"n\" id=\"count-machines\">{}</span>", view.counts.all),
+        ));
         out.push(("waiting".into(), machines::waiting(&shell, &view.waiting).into_string()));
         out.push(("machine-rows".into(), machines::rows(&view.rows).into_string()));
     } else if page.starts_with("/network") {
@@ -300,7 +331,12 @@ fn health_word(problems: usize) -> String {
 pub(crate) fn policy_sentence(tailnet: &Tailnet) -> String {
     match tailnet.state().policy() {
         Some(policy) => {
-            format!("Who may reach what. Version {}, saved by {} on {}.", policy.version, policy.author, words::date(policy.at))
+            format!(
+                "Who may reach what. Version {}, saved by {} on {}.",
+                policy.version,
+                policy.author,
+                words::date(policy.at)
+            )
         }
         None => "Who may reach what. Everyone reaches everything.".into(),
     }

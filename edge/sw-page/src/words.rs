@@ -44,19 +44,20 @@ fn moment(at: UnixTime) -> OffsetDateTime {
 
 /// Three words for a login request, the same on both screens; made from the request's id.
 pub(crate) fn three_words(id: &str) -> String {
-    let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    let hash =
+        id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
     let pick = |shift: u32| WORDS[(hash >> shift) as usize % WORDS.len()];
     format!("{} {} {}", pick(8), pick(24), pick(40))
 }
 
 /// Short, concrete, not easily taken for one another.
 const WORDS: [&str; 64] = [
-    "acorn", "amber", "anchor", "apple", "arrow", "basin", "beacon", "birch", "bottle", "brick", "bridge", "button",
-    "candle", "canoe", "cedar", "cloud", "copper", "coral", "daisy", "dune", "eagle", "ember", "falcon", "fern",
-    "fiddle", "flint", "garden", "ginger", "glove", "harbor", "hazel", "island", "ivory", "jacket", "kettle", "ladder",
-    "lamp", "lemon", "linen", "maple", "marble", "meadow", "mirror", "nutmeg", "oak", "olive", "onion", "paper",
-    "pebble", "pepper", "pillow", "planet", "quartz", "raven", "ribbon", "river", "rocket", "saddle", "silver", "tulip",
-    "velvet", "walnut", "willow", "yarrow",
+    "acorn", "amber", "anchor", "apple", "arrow", "basin", "beacon", "birch", "bottle", "brick", "bridge",
+    "button", "candle", "canoe", "cedar", "cloud", "copper", "coral", "daisy", "dune", "eagle", "ember",
+    "falcon", "fern", "fiddle", "flint", "garden", "ginger", "glove", "harbor", "hazel", "island", "ivory",
+    "jacket", "kettle", "ladder", "lamp", "lemon", "linen", "maple", "marble", "meadow", "mirror", "nutmeg",
+    "oak", "olive", "onion", "paper", "pebble", "pepper", "pillow", "planet", "quartz", "raven", "ribbon",
+    "river", "rocket", "saddle", "silver", "tulip", "velvet", "walnut", "willow", "yarrow",
 ];
 
 #[cfg(test)]
@@ -67,7 +68,10 @@ mod tests {
     fn spans_read_in_one_unit() {
         let now = UnixTime::from_secs(1_000_000);
         let at = |back: i64| ago(UnixTime::from_secs(1_000_000 - back), now);
-        assert_eq!([at(1), at(4), at(200), at(7_300), at(260_000)], ["now", "4 s ago", "3 min ago", "2 h ago", "3 days ago"]);
+        assert_eq!(
+            [at(1), at(4), at(200), at(7_300), at(260_000)],
+            ["now", "4 s ago", "3 min ago", "2 h ago", "3 days ago"]
+        );
         assert_eq!(until(UnixTime::from_secs(1_345_700), now), "in 4 days");
     }
 

@@ -50,7 +50,11 @@ fn problems_of(tailnet: &Tailnet, now: UnixTime) -> Vec<Problem> {
     let mut out = Vec::new();
     for node in tailnet.state().nodes() {
         let Some(expiry) = node.expiry else { continue };
-        let extend = Button { label: "Extend for 180 days".into(), to: format!("/machines/{}/extend", node.label), post: true };
+        let extend = Button {
+            label: "Extend for 180 days".into(),
+            to: format!("/machines/{}/extend", node.label),
+            post: true,
+        };
         if expiry <= now {
             out.push(Problem {
                 what: format!("The key of {} has expired.", node.label),
@@ -60,7 +64,9 @@ fn problems_of(tailnet: &Tailnet, now: UnixTime) -> Vec<Problem> {
         } else if expiry.saturating_since(now) <= WARN {
             out.push(Problem {
                 what: format!("The key of {} expires {}.", node.label, words::until(expiry, now)),
-                why: "After that the others would no longer accept it. Nothing is interrupted by extending it.".into(),
+                why:
+                    "After that the others would no longer accept it. Nothing is interrupted by extending it."
+                        .into(),
                 button: Some(extend),
             });
         }
@@ -69,7 +75,11 @@ fn problems_of(tailnet: &Tailnet, now: UnixTime) -> Vec<Problem> {
         out.push(Problem {
             what: format!("{} waits for approval.", node.label),
             why: "It is in the books, but sees nobody until you let it in.".into(),
-            button: Some(Button { label: "Look".into(), to: format!("/machines/{}", node.label), post: false }),
+            button: Some(Button {
+                label: "Look".into(),
+                to: format!("/machines/{}", node.label),
+                post: false,
+            }),
         });
     }
     let blocked = tailnet.state().nodes().filter(|node| {
@@ -91,10 +101,17 @@ fn watched(tailnet: &Tailnet, now: UnixTime) -> Vec<Watched> {
     let online = tailnet.state().nodes().filter(|n| tailnet.presence(n.id).is_online()).count();
     let expired = tailnet.state().nodes().filter(|n| n.is_expired(now)).count();
     let relays = tailnet.derp_map().regions.as_ref().map_or(0, std::collections::BTreeMap::len);
-    let policy = tailnet.state().policy().map_or_else(|| "everyone reaches everything".into(), |p| format!("version {}", p.version));
+    let policy = tailnet
+        .state()
+        .policy()
+        .map_or_else(|| "everyone reaches everything".into(), |p| format!("version {}", p.version));
     vec![
         well("Machines", format!("{online} of {} online", tailnet.state().node_count())),
-        Watched { what: "Keys of machines".into(), state: format!("{expired} expired"), is_well: expired == 0 },
+        Watched {
+            what: "Keys of machines".into(),
+            state: format!("{expired} expired"),
+            is_well: expired == 0,
+        },
         Watched { what: "Relays".into(), state: format!("{relays} in the map"), is_well: relays > 0 },
         well("Policy", policy),
         well("Names", if tailnet.state().settings().dns.magic_dns { "on".into() } else { "off".into() }),

@@ -32,8 +32,16 @@ pub(super) async fn page(site: &Site, ask: &Ask, visitor: &Visitor) -> Option<St
 /// What happened to one machine.
 pub(super) async fn of_machine(site: &Site, name: &str) -> Vec<Line> {
     let entries = site.control.audit(None, EXPORTED).await.unwrap_or_default();
-    let of = |entry: &Entry| entry.audit.iter().any(|audit| audit.target == name && audit.what.starts_with("machine"));
-    entries.iter().filter(|(_, entry)| of(entry)).flat_map(|(_, entry)| lines(entry)).map(|(_, line)| line).take(SHOWN).collect()
+    let of = |entry: &Entry| {
+        entry.audit.iter().any(|audit| audit.target == name && audit.what.starts_with("machine"))
+    };
+    entries
+        .iter()
+        .filter(|(_, entry)| of(entry))
+        .flat_map(|(_, entry)| lines(entry))
+        .map(|(_, line)| line)
+        .take(SHOWN)
+        .collect()
 }
 
 /// One JSON object per line.
@@ -41,7 +49,8 @@ pub(super) async fn export(site: &Site) -> Response<Body> {
     let entries = site.control.audit(None, EXPORTED).await.unwrap_or_default();
     let mut text = String::new();
     for (seq, entry) in &entries {
-        let line = serde_json::json!({ "seq": seq.0, "at": entry.at, "actor": entry.actor, "audit": entry.audit });
+        let line =
+            serde_json::json!({ "seq": seq.0, "at": entry.at, "actor": entry.actor, "audit": entry.audit });
         text.push_str(&line.to_string());
         text.push('\n');
     }

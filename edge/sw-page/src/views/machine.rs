@@ -55,13 +55,20 @@ fn sentence(tailnet: &Tailnet, node: &Node, online: bool, now: UnixTime) -> Stri
 
 /// Those it may talk to, online first.
 fn peers(tailnet: &Tailnet, node: &Node, own_online: bool) -> Vec<PeerRow> {
-    let others = tailnet.state().nodes().filter(|other| other.id != node.id && tailnet.sees(node.id, other.id));
+    let others =
+        tailnet.state().nodes().filter(|other| other.id != node.id && tailnet.sees(node.id, other.id));
     let mut rows: Vec<(bool, PeerRow)> = others
         .map(|other| {
             let online = own_online && tailnet.presence(other.id).is_online();
             let kind = if online { connection(tailnet, other, true).kind } else { Kind::Offline };
-            let way = tailnet.facts(other.id).and_then(|facts| facts.endpoints.first()).map(ToString::to_string);
-            let row = PeerRow { name: other.label.clone(), kind, way: way.unwrap_or_default(), ..PeerRow::default() };
+            let way =
+                tailnet.facts(other.id).and_then(|facts| facts.endpoints.first()).map(ToString::to_string);
+            let row = PeerRow {
+                name: other.label.clone(),
+                kind,
+                way: way.unwrap_or_default(),
+                ..PeerRow::default()
+            };
             (online, row)
         })
         .collect();
@@ -77,20 +84,33 @@ fn reach(tailnet: &Tailnet, node: &Node) -> Vec<ReachRow> {
         let ports: Vec<String> = rule
             .dst_ports
             .iter()
-            .flatten()
-            .filter(|dst| dst.ip == "*" || own.iter().any(|ip| dst.ip == *ip || dst.ip.starts_with(&format!("{ip}/"))))
-            .map(|dst| if dst.ports.first == 0 && dst.ports.last == 65_535 { "all".to_owned() } else if dst.ports.first == dst.ports.last { dst.ports.first.to_string() } else { format!("{}-{}", dst.ports.first, dst.ports.last) })
+            .filter(|dst| {
+                dst.ip == "*" || own.iter().any(|ip| dst.ip == *ip || dst.ip.starts_with(&format!("{ip}/")))
+            })
+            .map(|dst| {
+                if dst.ports.first == 0 && dst.ports.last == 65_535 {
+                    "all".to_owned()
+                } else if dst.ports.first == dst.ports.last {
+                    dst.ports.first.to_string()
+                } else {
+                    format!("{}-{}", dst.ports.first, dst.ports.last)
+                }
+            })
             .collect();
         if ports.is_empty() {
             continue;
         }
-        let mut who: Vec<String> = rule.src_ips.iter().flatten().map(|src| named(tailnet, src)).collect();
+        let mut who: Vec<String> = rule.src_ips.iter().map(|src| named(tailnet, src)).collect();
         who.dedup();
         let mut ports = ports;
         ports.dedup();
         let more = if who.len() > 6 { format!(" and {} more", who.len() - 6) } else { String::new() };
         who.truncate(6);
-        rows.push(ReachRow { who: format!("{}{more}", who.join(", ")), ports: ports.join(", "), rule: "policy".into() });
+        rows.push(ReachRow {
+            who: format!("{}{more}", who.join(", ")),
+            ports: ports.join(", "),
+            rule: "policy".into(),
+        });
     }
     rows
 }
@@ -102,7 +122,9 @@ fn named(tailnet: &Tailnet, src: &str) -> String {
     }
     let bare = src.split('/').next().unwrap_or(src);
     match bare.parse::<std::net::IpAddr>() {
-        Ok(std::net::IpAddr::V4(ip)) => tailnet.state().node_by_v4(ip).map_or_else(|| src.to_owned(), |n| n.label.clone()),
+        Ok(std::net::IpAddr::V4(ip)) => {
+            tailnet.state().node_by_v4(ip).map_or_else(|| src.to_owned(), |n| n.label.clone())
+        }
         Ok(std::net::IpAddr::V6(ip)) => {
             tailnet.state().nodes().find(|n| n.ipv6 == ip).map_or_else(|| src.to_owned(), |n| n.label.clone())
         }
@@ -112,7 +134,9 @@ fn named(tailnet: &Tailnet, src: &str) -> String {
 
 fn routes(tailnet: &Tailnet, node: &Node) -> Vec<RouteRow> {
     let mut all: Vec<ipnet::IpNet> = tailnet.announced_routes(node.id).to_vec();
-    all.extend(node.approved_routes.iter().filter(|route| !tailnet.announced_routes(node.id).contains(route)));
+    all.extend(
+        node.approved_routes.iter().filter(|route| !tailnet.announced_routes(node.id).contains(route)),
+    );
     let allowed = routes_in_words(&node.approved_routes);
     let serving = routes_in_words(tailnet.serving_routes(node.id));
     routes_in_words(&all)
@@ -154,7 +178,10 @@ fn network(tailnet: &Tailnet, node: &Node) -> Vec<(String, String)> {
     let mut out = Vec::new();
     if let Some(info) = &facts.host.net_info {
         if let Some(varies) = info.mapping_varies_by_dest_ip {
-            out.push(("Router".into(), if varies { "hard, new ports for every destination" } else { "easy" }.to_owned()));
+            out.push((
+                "Router".into(),
+                if varies { "hard, new ports for every destination" } else { "easy" }.to_owned(),
+            ));
         }
         if let Some(works) = info.working_udp {
             out.push(("UDP".into(), if works { "works" } else { "blocked" }.to_owned()));
@@ -166,7 +193,7 @@ fn network(tailnet: &Tailnet, node: &Node) -> Vec<(String, String)> {
     if let Some(public) = facts.endpoints.first() {
         out.push(("Public".into(), public.to_string()));
     }
-    if facts.home.get() != 0 {
+    if !facts.home.is_zero() {
         out.push(("Home relay".into(), format!("region {}", facts.home)));
     }
     out

@@ -19,12 +19,19 @@ pub(super) async fn add(site: &Site, ask: &Ask, visitor: &Visitor) -> Option<Str
     };
     let facts = &site.config.join;
     let view = add::AddView {
-        sentence: format!("It works {} times, until {} UTC.", crate::join::INVITE_USES, words::date_time(invite.expires)),
+        sentence: format!(
+            "It works {} times, until {} UTC.",
+            crate::join::INVITE_USES,
+            words::date_time(invite.expires)
+        ),
         invite_id: invite.id.clone(),
         join_line: site.join_line(&invite.token),
         join_string: site.join_string(&invite.token, invite.expires).unwrap_or_default(),
         join_url: site.join_url(&invite.token),
-        official_up: format!("tailscale up --login-server={} --auth-key={}", site.config.base_url, invite.auth_key),
+        official_up: format!(
+            "tailscale up --login-server={} --auth-key={}",
+            site.config.base_url, invite.auth_key
+        ),
         login_server: site.config.base_url.clone(),
         no_phones: if facts.is_reachable_outside || !site.config.is_https() {
             String::new()
@@ -38,7 +45,8 @@ pub(super) async fn add(site: &Site, ask: &Ask, visitor: &Visitor) -> Option<Str
 
 /// The live list of the page Add.
 pub(super) async fn joined(site: &Site, visitor: &Visitor) -> Option<String> {
-    let since = site.invites.get(visitor.user, clock::now().wall).map_or(clock::now().wall, |invite| invite.made);
+    let since =
+        site.invites.get(visitor.user, clock::now().wall).map_or(clock::now().wall, |invite| invite.made);
     Some(add::live(&joined_since(site, since).await?).into_string())
 }
 
@@ -46,7 +54,8 @@ async fn joined_since(site: &Site, since: UnixTime) -> Option<Vec<add::Joined>> 
     let read = site.control.read(move |tailnet| {
         let new = tailnet.state().nodes().filter(|node| node.created >= since);
         new.map(|node| {
-            let system = tailnet.facts(node.id).map(|f| crate::device::device_words(&f.host)).unwrap_or_default();
+            let system =
+                tailnet.facts(node.id).map(|f| crate::device::device_words(&f.host)).unwrap_or_default();
             let online = tailnet.presence(node.id).is_online();
             add::Joined {
                 name: node.label.clone(),
@@ -65,7 +74,10 @@ pub(super) async fn access(site: &Site, ask: &Ask, visitor: &Visitor) -> Option<
     let versions = history(site).await;
     let wanted: u64 = ask.query.get("version").parse().unwrap_or(0);
     let shown = versions.iter().find(|v| v.version == wanted).map(|v| v.text.clone());
-    let preset = access::PRESETS.iter().find(|(id, ..)| *id == ask.query.get("preset")).map(|(_, _, text)| (*text).to_owned());
+    let preset = access::PRESETS
+        .iter()
+        .find(|(id, ..)| *id == ask.query.get("preset"))
+        .map(|(_, _, text)| (*text).to_owned());
     let reach = ReachView {
         src: ask.query.get("src").into(),
         dst: ask.query.get("dst").into(),
@@ -118,20 +130,32 @@ fn answer(tailnet: &Tailnet, mut reach: ReachView) -> ReachView {
     let port: Option<u16> = reach.port.parse().ok();
     let from = src.ipv4;
     let is_source = |text: &str| {
-        text == "*" || text.parse::<ipnet::IpNet>().is_ok_and(|net| net.contains(&std::net::IpAddr::V4(from))) || text == from.to_string()
+        text == "*"
+            || text.parse::<ipnet::IpNet>().is_ok_and(|net| net.contains(&std::net::IpAddr::V4(from)))
+            || text == from.to_string()
     };
     let to = std::net::IpAddr::V4(dst.ipv4);
     let is_target = |text: &str| {
-        text == "*" || text.parse::<ipnet::IpNet>().is_ok_and(|net| net.contains(&to)) || text == to.to_string()
+        text == "*"
+            || text.parse::<ipnet::IpNet>().is_ok_and(|net| net.contains(&to))
+            || text == to.to_string()
     };
     let allowed = tailnet.filter_of(dst.id).iter().any(|rule| {
-        rule.src_ips.iter().flatten().any(|src| is_source(src))
-            && rule.dst_ports.iter().flatten().any(|d| is_target(&d.ip) && port.is_none_or(|p| (d.ports.first..=d.ports.last).contains(&p)))
+        rule.src_ips.iter().any(|src| is_source(src))
+            && rule
+                .dst_ports
+                .iter()
+                .any(|d| is_target(&d.ip) && port.is_none_or(|p| (d.ports.first..=d.ports.last).contains(&p)))
     });
     let sentence = if allowed {
         format!("{} reaches {}.", src.label, dst.label)
     } else {
-        format!("No rule lets {} reach {}{}.", src.label, dst.label, port.map(|p| format!(" on port {p}")).unwrap_or_default())
+        format!(
+            "No rule lets {} reach {}{}.",
+            src.label,
+            dst.label,
+            port.map(|p| format!(" on port {p}")).unwrap_or_default()
+        )
     };
     reach.answer = Some((allowed, sentence));
     reach
@@ -142,7 +166,15 @@ fn matrix(tailnet: &Tailnet) -> Matrix {
     let nodes: Vec<_> = tailnet.state().nodes().take(20).collect();
     let columns = nodes.iter().map(|node| node.label.clone()).collect();
     let rows = nodes.iter().map(|a| {
-        let cells = nodes.iter().map(|b| if a.id == b.id { "-".into() } else if tailnet.sees(a.id, b.id) { "sees".into() } else { String::new() });
+        let cells = nodes.iter().map(|b| {
+            if a.id == b.id {
+                "-".into()
+            } else if tailnet.sees(a.id, b.id) {
+                "sees".into()
+            } else {
+                String::new()
+            }
+        });
         (a.label.clone(), cells.collect())
     });
     Matrix { columns, rows: rows.collect() }
@@ -160,7 +192,8 @@ pub(super) async fn people(site: &Site, ask: &Ask, visitor: &Visitor) -> Option<
 
 fn people_view(tailnet: &Tailnet, now: UnixTime) -> people::PeopleView {
     let state = tailnet.state();
-    let mut invites: Vec<&AuthKey> = state.auth_keys().filter(|key| key.invite && is_valid(key, now)).collect();
+    let mut invites: Vec<&AuthKey> =
+        state.auth_keys().filter(|key| key.invite && is_valid(key, now)).collect();
     invites.sort_by_key(|key| std::cmp::Reverse(key.created));
     let person = |user: &User| {
         let own = || state.nodes().filter(|node| node.user() == Some(user.id));
@@ -172,8 +205,16 @@ fn people_view(tailnet: &Tailnet, now: UnixTime) -> people::PeopleView {
             login: format!("{}@", user.name),
             role: user.role.as_str().into(),
             machines: own().count(),
-            sign_in: if user.provider.is_some() { "company sign-in".into() } else { "machine or link".into() },
-            seen: if is_online { "now".into() } else { seen.map_or_else(|| "never".into(), |at| words::ago(at, now)) },
+            sign_in: if user.provider.is_some() {
+                "company sign-in".into()
+            } else {
+                "machine or link".into()
+            },
+            seen: if is_online {
+                "now".into()
+            } else {
+                seen.map_or_else(|| "never".into(), |at| words::ago(at, now))
+            },
         }
     };
     let people: Vec<people::Person> = state.users().map(person).collect();
@@ -181,7 +222,10 @@ fn people_view(tailnet: &Tailnet, now: UnixTime) -> people::PeopleView {
         .iter()
         .map(|key| people::Invite {
             id: key.id.clone(),
-            for_whom: key.user.and_then(|id| state.user(id)).map_or_else(String::new, |user| user.name.clone()),
+            for_whom: key
+                .user
+                .and_then(|id| state.user(id))
+                .map_or_else(String::new, |user| user.name.clone()),
             sent: format!("made {}", words::ago(key.created, now)),
             may: "add machines".into(),
             ends: key.expires.map_or_else(|| "never".into(), |at| words::until(at, now)),
@@ -193,7 +237,9 @@ fn people_view(tailnet: &Tailnet, now: UnixTime) -> people::PeopleView {
 }
 
 fn is_valid(key: &AuthKey, now: UnixTime) -> bool {
-    key.revoked.is_none() && key.expires.is_none_or(|at| at > now) && key.uses_max.is_none_or(|max| key.used < max)
+    key.revoked.is_none()
+        && key.expires.is_none_or(|at| at > now)
+        && key.uses_max.is_none_or(|max| key.used < max)
 }
 
 pub(super) async fn keys(site: &Site, ask: &Ask, visitor: &Visitor) -> Option<String> {
@@ -211,13 +257,18 @@ fn keys_view(tailnet: &Tailnet, now: UnixTime) -> keys::KeysView {
         .map(|key| keys::AuthKey {
             id: key.id.clone(),
             shown: format!("{}...", key.id),
-            note: [if key.invite { "invite" } else { "auth key" }, key.description.as_str()].join(" ").trim().to_owned(),
+            note: [if key.invite { "invite" } else { "auth key" }, key.description.as_str()]
+                .join(" ")
+                .trim()
+                .to_owned(),
             adds: match (key.user.and_then(|id| state.user(id)), key.tags.is_empty()) {
                 (_, false) => key.tags.join(", "),
                 (Some(user), true) => format!("{}'s machines", user.name),
                 (None, true) => String::new(),
             },
-            left: key.uses_max.map_or_else(|| "no limit".into(), |max| format!("{} of {max}", max - key.used.min(max))),
+            left: key
+                .uses_max
+                .map_or_else(|| "no limit".into(), |max| format!("{} of {max}", max - key.used.min(max))),
             ends: key.expires.map_or_else(|| "never".into(), |at| words::until(at, now)),
             last_used: if key.used == 0 { "never".into() } else { format!("{} times", key.used) },
         })
@@ -245,9 +296,15 @@ pub(super) async fn dns(site: &Site, ask: &Ask, visitor: &Visitor) -> Option<Str
 
 fn dns_view(tailnet: &Tailnet, asked: String) -> dns::DnsView {
     let settings = tailnet.state().settings();
-    let list = |servers: &[sw_tailnet::Nameserver]| servers.iter().map(|s| s.address.clone()).collect::<Vec<_>>().join(", ");
-    let mut resolvers: Vec<(String, String, String)> =
-        settings.dns.split.iter().map(|(zone, servers)| (zone.clone(), list(servers), "split zone".into())).collect();
+    let list = |servers: &[sw_tailnet::Nameserver]| {
+        servers.iter().map(|s| s.address.clone()).collect::<Vec<_>>().join(", ")
+    };
+    let mut resolvers: Vec<(String, String, String)> = settings
+        .dns
+        .split
+        .iter()
+        .map(|(zone, servers)| (zone.clone(), list(servers), "split zone".into()))
+        .collect();
     let rest = if settings.dns.nameservers.is_empty() {
         ("everything else".into(), "each machine's own resolver".into(), "nothing is overridden".into())
     } else {
@@ -265,7 +322,11 @@ fn dns_view(tailnet: &Tailnet, asked: String) -> dns::DnsView {
             .iter()
             .map(|r| dns::Record {
                 name: r.name.clone(),
-                kind: if r.kind.is_empty() { if r.value.contains(':') { "AAAA".into() } else { "A".into() } } else { r.kind.clone() },
+                kind: if r.kind.is_empty() {
+                    if r.value.contains(':') { "AAAA".into() } else { "A".into() }
+                } else {
+                    r.kind.clone()
+                },
                 value: r.value.clone(),
             })
             .collect(),
@@ -280,12 +341,20 @@ fn try_name(tailnet: &Tailnet, asked: &str) -> (bool, String, String) {
     let name = asked.trim_end_matches('.').to_ascii_lowercase();
     let label = name.strip_suffix(&format!(".{}", settings.base_domain)).unwrap_or(&name);
     if let Some(node) = tailnet.state().node_by_label(label) {
-        return (true, node.ipv4.to_string(), format!("{label}.{} is a machine. Every machine answers this itself.", settings.base_domain));
+        return (
+            true,
+            node.ipv4.to_string(),
+            format!("{label}.{} is a machine. Every machine answers this itself.", settings.base_domain),
+        );
     }
     if let Some(record) = settings.dns.extra.iter().find(|r| r.name == name) {
         return (true, record.value.clone(), "An own record. Every machine answers this itself.".into());
     }
-    (false, "not here".into(), "No machine and no own record has this name; the next resolver is asked.".into())
+    (
+        false,
+        "not here".into(),
+        "No machine and no own record has this name; the next resolver is asked.".into(),
+    )
 }
 
 pub(super) async fn relays(site: &Site, ask: &Ask, visitor: &Visitor) -> Option<String> {
@@ -296,18 +365,28 @@ pub(super) async fn relays(site: &Site, ask: &Ask, visitor: &Visitor) -> Option<
 fn relays_view(tailnet: &Tailnet) -> relays::RelaysView {
     let regions = tailnet.derp_map().regions.clone().unwrap_or_default();
     let users = |region: i64| {
-        tailnet.state().nodes().filter(|n| tailnet.presence(n.id).is_online() && tailnet.facts(n.id).is_some_and(|f| i64::from(f.home.get()) == region)).count()
+        tailnet
+            .state()
+            .nodes()
+            .filter(|n| {
+                tailnet.presence(n.id).is_online()
+                    && tailnet.facts(n.id).is_some_and(|f| i64::from(f.home.0) == region)
+            })
+            .count()
     };
     let mut rows = Vec::new();
     for (id, region) in regions.iter() {
-        let Some(region) = region else { continue };
-        let number = i64::from(id.get());
-        let ways = region.nodes.iter().flatten().map(|node| {
+        let number = i64::from(id.0);
+        let ways = region.nodes.iter().map(|node| {
             let port = if node.derp_port == 0 { 443 } else { node.derp_port };
             format!("{}, TCP {port}", node.host_name)
         });
         rows.push(relays::Relay {
-            name: if region.region_name.is_empty() { format!("region {number}") } else { region.region_name.clone() },
+            name: if region.region_name.is_empty() {
+                format!("region {number}")
+            } else {
+                region.region_name.clone()
+            },
             ways: ways.collect::<Vec<_>>().join("; "),
             kind: format!("relay, region {number}"),
             used_by: format!("{} machines", users(number)),

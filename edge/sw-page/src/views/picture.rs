@@ -65,7 +65,13 @@ fn links(tailnet: &Tailnet) -> Vec<Link> {
             }
             if tailnet.sees(a.id, b.id) {
                 let kind = pair_kind(tailnet, a, b);
-                links.push(Link { a: a.label.clone(), b: b.label.clone(), kind, bytes: 10_000, delay: String::new() });
+                links.push(Link {
+                    a: a.label.clone(),
+                    b: b.label.clone(),
+                    kind,
+                    bytes: 10_000,
+                    delay: String::new(),
+                });
             }
         }
     }
@@ -84,7 +90,8 @@ fn pair_kind(tailnet: &Tailnet, a: &Node, b: &Node) -> Kind {
 fn chosen(tailnet: &Tailnet, name: &str) -> Option<Chosen> {
     let node = tailnet.state().node_by_label(name)?;
     let own = connection(tailnet, node, tailnet.presence(node.id).is_online());
-    let peers = tailnet.state().nodes().filter(|other| other.id != node.id && tailnet.sees(node.id, other.id));
+    let peers =
+        tailnet.state().nodes().filter(|other| other.id != node.id && tailnet.sees(node.id, other.id));
     let peers = peers.filter(|other| tailnet.presence(other.id).is_online()).take(8);
     Some(Chosen {
         name: node.label.clone(),
