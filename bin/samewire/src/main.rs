@@ -28,6 +28,11 @@ enum Command {
     Lab(sw_lab::LabArgs),
     /// Check, test, explain and compare policy files
     Policy(sw_cli::policy::PolicyArgs),
+    /// Run a plain WireGuard interface, to be configured with wg or wg-quick
+    Wireguard {
+        /// Name of the interface, for example wg0
+        ifname: String,
+    },
 }
 
 #[expect(clippy::print_stdout, reason = "the answer of the command")]
@@ -40,6 +45,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Control(args) => return Ok(control::run(args)),
         Command::Lab(args) => return Ok(sw_lab::run(args)),
         Command::Policy(args) => return Ok(sw_cli::policy::run(args)),
+        Command::Wireguard { ifname } => return Ok(sw_dataplane::wireguard::run(&ifname)),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -44,7 +44,7 @@ pub struct DeviceConfig {
 }
 
 /// One peer, as the owner wants it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct PeerConfig {
     pub key: NodeKey,
     pub psk: Option<Zeroizing<[u8; 32]>>,
@@ -55,6 +55,18 @@ pub struct PeerConfig {
     /// How to reach it; `None` leaves the present path.
     pub path: Option<Path>,
     pub roaming: Roaming,
+}
+
+impl std::fmt::Debug for PeerConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PeerConfig")
+            .field("key", &self.key.short())
+            .field("keepalive", &self.keepalive)
+            .field("allowed", &self.allowed)
+            .field("path", &self.path)
+            .field("roaming", &self.roaming)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What authenticated packets from a new address do to a peer's path.
@@ -68,13 +80,14 @@ pub enum Roaming {
 }
 
 /// A peer's state and counts.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct PeerStats {
     pub key: NodeKey,
     pub path: Option<Path>,
     pub allowed: Box<[IpNet]>,
     pub keepalive: Option<Duration>,
-    pub has_psk: bool,
+    /// All zero: none.
+    pub psk: Zeroizing<[u8; 32]>,
     pub last_handshake: Option<UnixTime>,
     pub sent_bytes: u64,
     pub received_bytes: u64,
@@ -82,6 +95,18 @@ pub struct PeerStats {
     pub sent_datagrams: [u64; 3],
     /// Batches received: direct, by peer relay, by relay.
     pub received_batches: [u64; 3],
+}
+
+impl std::fmt::Debug for PeerStats {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PeerStats")
+            .field("key", &self.key.short())
+            .field("path", &self.path)
+            .field("last_handshake", &self.last_handshake)
+            .field("sent_bytes", &self.sent_bytes)
+            .field("received_bytes", &self.received_bytes)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A device's state and counts.
@@ -413,7 +438,7 @@ fn peer_stats(slot: &Slot) -> PeerStats {
         path: slot.path(),
         allowed: slot.allowed(),
         keepalive: slot.keepalive(),
-        has_psk: *slot.psk() != [0; 32],
+        psk: slot.psk(),
         last_handshake: control::last_handshake(slot),
         sent_bytes,
         received_bytes,

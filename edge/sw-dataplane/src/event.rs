@@ -40,6 +40,8 @@ pub enum Event {
     FirstPacketFrom { peer: NodeKey, source: Source },
     /// An inner packet to one of the intercepted addresses; answer with `inject_inbound`.
     ServicePacket(Vec<u8>),
+    /// The TUN interface was deleted by somebody: nothing moves any more.
+    TunGone,
 }
 
 /// Where events go.

@@ -35,7 +35,9 @@ mod routes;
 mod shared;
 mod slot;
 mod stats;
+mod uapi;
 mod udp;
+pub mod wireguard;
 
 pub use capture::{CaptureDirection, Captured};
 pub use device::{Device, DeviceConfig, DeviceStats, PeerConfig, PeerStats, Roaming};

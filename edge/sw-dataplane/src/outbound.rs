@@ -164,7 +164,13 @@ fn run_tun(shared: &Shared, tun: &Tun, stop: &OwnedFd) {
                 }
                 wait(tun, stop, None);
             }
-            // EIO while the interface is down, EBADFD when it is gone: look again in a while, or stop.
+            Err(error) if error.raw_os_error() == Some(libc::EBADFD) => {
+                if !shared.events.send(Event::TunGone) {
+                    shared.counters.add(Counter::EventQueueFull, 1);
+                }
+                return;
+            }
+            // EIO while the interface is down: look again in a while.
             Err(_) => wait_for_stop(stop),
         }
     }

@@ -1,4 +1,5 @@
 //! Whole devices over loopback, with packet queues in place of TUNs.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
