@@ -39,6 +39,7 @@ mod uapi;
 mod udp;
 pub mod wireguard;
 
+pub use cipher::multi_buffer;
 pub use capture::{CaptureDirection, Captured};
 pub use device::{Device, DeviceConfig, DeviceStats, PeerConfig, PeerStats, Roaming};
 pub use event::{DatagramKind, Event};
