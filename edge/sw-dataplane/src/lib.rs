@@ -39,8 +39,8 @@ mod uapi;
 mod udp;
 pub mod wireguard;
 
-pub use cipher::multi_buffer;
 pub use capture::{CaptureDirection, Captured};
+pub use cipher::multi_buffer;
 pub use device::{Device, DeviceConfig, DeviceStats, PeerConfig, PeerStats, Roaming};
 pub use event::{DatagramKind, Event};
 pub use filter::{PacketFilter, PassAll, Verdict};
