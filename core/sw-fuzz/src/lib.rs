@@ -18,6 +18,7 @@
 #![warn(clippy::iter_over_hash_type)]
 
 mod json;
+mod lock;
 mod mutate;
 mod node;
 mod noise;
@@ -48,6 +49,7 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("join_string", text::join_string),
     ("key_text", text::key_text),
     ("local_api", json::local_api),
+    ("lock_objects", lock::objects),
     ("map_frame", noise::map_frame),
     ("map_request", json::map_request),
     ("map_response", json::map_response),
