@@ -18,7 +18,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("sw-node", &["sw-path", "sw-wg", "sw-filter", "sw-tailcfg", "sw-proto", "sw-noise"]),
     ("sw-tailnet", &["sw-policy", "sw-filter", "sw-tailcfg"]),
     ("sw-relay-core", &["sw-proto"]),
-    ("sw-fuzz", &["sw-tailcfg", "sw-proto", "sw-noise", "sw-wg", "sw-policy", "sw-filter", "sw-node", "sw-lock"]),
+    (
+        "sw-fuzz",
+        &["sw-tailcfg", "sw-proto", "sw-noise", "sw-wg", "sw-policy", "sw-filter", "sw-node", "sw-lock"],
+    ),
     // … to here.
     ("sw-net", &["sw-proto", "sw-tailcfg", "sw-noise"]),
     ("sw-os", &["sw-proto"]),
