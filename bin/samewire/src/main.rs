@@ -33,6 +33,8 @@ enum Command {
         /// Name of the interface, for example wg0
         ifname: String,
     },
+    /// Run a relay (DERP and STUN)
+    Relay(sw_relay::RelayArgs),
 }
 
 #[expect(clippy::print_stdout, reason = "the answer of the command")]
@@ -46,6 +48,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Lab(args) => return Ok(sw_lab::run(args)),
         Command::Policy(args) => return Ok(sw_cli::policy::run(args)),
         Command::Wireguard { ifname } => return Ok(sw_dataplane::wireguard::run(&ifname)),
+        Command::Relay(args) => return Ok(sw_relay::run(args)),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -88,7 +88,7 @@ impl SendQueue {
         let mut dropped = Dropped::default();
         match kind {
             Kind::Disco if chunk.bytes.len() <= DISCO_BYTES_MAX => {
-                self.push_disco(chunk, limits, &mut dropped)
+                self.push_disco(chunk, limits, &mut dropped);
             }
             Kind::Disco | Kind::Data => self.push_data(chunk, limits, &mut dropped),
         }

@@ -39,7 +39,7 @@ pub const CHECK_LIMIT: Duration = Duration::from_secs(3);
 /// A connection that is not home is closed when nothing was sent for this long (derp.md §7).
 pub const IDLE_LIMIT: Duration = Duration::from_secs(60);
 
-/// Packets that wait for a connection or a slow relay; the oldest are dropped (derp.md §7).
+/// Packets that wait in a node's queue (derp.md §7).
 pub const QUEUE_PACKETS: usize = 32;
 
 /// Whose key proves the connection.
@@ -83,8 +83,10 @@ pub struct DerpConfig {
     pub dial: DialOptions,
     /// Plain HTTP instead of TLS: only for development and loopback.
     pub plain_http: bool,
-    /// Whether the relay should tell of its clients (mesh members).
+    /// Whether the relay should tell of its clients (mesh members); such a connection is kept up at all times.
     pub watch: bool,
+    /// Packets that wait for a connection or a slow relay; the oldest are dropped.
+    pub queue_packets: usize,
 }
 
 impl DerpConfig {
@@ -98,6 +100,7 @@ impl DerpConfig {
             dial: DialOptions::default(),
             plain_http: false,
             watch: false,
+            queue_packets: QUEUE_PACKETS,
         }
     }
 }
@@ -157,7 +160,7 @@ impl DerpClient {
     #[must_use]
     pub fn spawn(config: DerpConfig, events: mpsc::Sender<(RegionId, DerpEvent)>) -> Self {
         let region = config.region.id;
-        let shared = Arc::new(Shared::new());
+        let shared = Arc::new(Shared::new(config.queue_packets, config.watch));
         let (alive, gone) = mpsc::channel(1);
         tokio::spawn(run::run(config, Arc::clone(&shared), events, gone));
         Self { region, shared, _alive: alive }

@@ -8,7 +8,8 @@ use bytes::{Buf, Bytes};
 use futures_util::{Sink, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message};
 
 pub use tokio_tungstenite::tungstenite::handshake::client::generate_key;
@@ -33,6 +34,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WsStream<S> {
     /// The client's end; `already_read` are bytes that came behind the answer.
     pub async fn client(stream: S, already_read: Vec<u8>) -> Self {
         Self::new(stream, already_read, Role::Client).await
+    }
+
+    /// Says why the connection cannot be used (close code 1008) and ends it.
+    pub async fn close_policy(&mut self, reason: &str) {
+        let frame = CloseFrame { code: CloseCode::Policy, reason: reason.to_owned().into() };
+        // The other side may be gone already.
+        drop(self.inner.close(Some(frame)).await);
     }
 
     async fn new(stream: S, already_read: Vec<u8>, role: Role) -> Self {

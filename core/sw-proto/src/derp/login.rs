@@ -125,20 +125,21 @@ pub fn seal_client_info(key: NodeKey, shared: &BoxKey, nonce: &Nonce, info: &Cli
     [&key.as_bytes()[..], &nonce.0, &shared.seal(nonce, &info.to_json())].concat()
 }
 
-/// Opens the body of a ClientInfo frame; `agree` gives the box key with the client that the frame names.
+/// Opens the body of a ClientInfo frame; `agree` gives the box key with the client that the frame names. Gives that
+/// key back for the answer: the agreement is the expensive part.
 ///
 /// # Errors
 /// See [`LoginError`]; `agree` gives `None` for a key of low order.
 pub fn open_client_info(
     body: &[u8],
     agree: impl FnOnce(NodeKey) -> Option<BoxKey>,
-) -> Result<(NodeKey, ClientInfo), LoginError> {
+) -> Result<(NodeKey, ClientInfo, BoxKey), LoginError> {
     let (key, rest) = body.split_first_chunk::<32>().ok_or(LoginError::TooShort)?;
     let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>().ok_or(LoginError::TooShort)?;
     let key = NodeKey::from_bytes(*key);
     let shared = agree(key).ok_or(LoginError::Sealed)?;
     let json = shared.open(&Nonce(*nonce), sealed).map_err(|_| LoginError::Sealed)?;
-    Ok((key, ClientInfo::from_json(&json)?))
+    Ok((key, ClientInfo::from_json(&json)?, shared))
 }
 
 /// The body of a ServerInfo frame: nonce, box.

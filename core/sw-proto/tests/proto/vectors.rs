@@ -154,7 +154,7 @@ fn derp_logins() {
         let mut got = Vec::new();
         ClientFrame::ClientInfo(&body).encode(&mut got);
         assert_eq!(got, want, "{name}");
-        let (key, opened) = derp::open_client_info(&want[5..], to_client).unwrap();
+        let (key, opened, _) = derp::open_client_info(&want[5..], to_client).unwrap();
         assert_eq!(key, client.public());
         assert_eq!(opened.to_json(), info.to_json());
     }

@@ -9,8 +9,6 @@ use sw_proto::derp::{ClientFrame, PACKET_MAX};
 use sw_types::NodeKey;
 use tokio::sync::Notify;
 
-use super::QUEUE_PACKETS;
-
 /// Requests of the handle to the task.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Wishes {
@@ -24,7 +22,7 @@ pub(super) struct Wishes {
 
 #[derive(Debug, Default)]
 struct State {
-    // INVARIANT: at most QUEUE_PACKETS frames.
+    // INVARIANT: at most `queue_packets` frames.
     queue: VecDeque<Bytes>,
     wishes: Wishes,
     is_connected: bool,
@@ -37,11 +35,14 @@ struct State {
 pub(super) struct Shared {
     state: Mutex<State>,
     wake: Notify,
+    queue_packets: usize,
+    /// The connection is wanted at all times.
+    is_kept: bool,
 }
 
 impl Shared {
-    pub(super) fn new() -> Self {
-        Self { state: Mutex::default(), wake: Notify::new() }
+    pub(super) fn new(queue_packets: usize, is_kept: bool) -> Self {
+        Self { state: Mutex::default(), wake: Notify::new(), queue_packets, is_kept }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -64,7 +65,7 @@ impl Shared {
         let mut bytes = Vec::with_capacity(packet_len + 80);
         frame.encode(&mut bytes);
         let mut state = self.state();
-        if state.queue.len() >= QUEUE_PACKETS {
+        if state.queue.len() >= self.queue_packets {
             state.queue.pop_front();
             state.dropped += 1;
         }
@@ -119,7 +120,7 @@ impl Shared {
     /// Whether a connection is wanted at all.
     pub(super) fn wants_connection(&self) -> bool {
         let state = self.state();
-        state.wishes.is_home || !state.queue.is_empty()
+        self.is_kept || state.wishes.is_home || !state.queue.is_empty()
     }
 
     /// Without a connection packets grow stale; those for a region that is not home must not keep it trying for ever.

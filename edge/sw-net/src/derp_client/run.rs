@@ -142,7 +142,7 @@ async fn serve(
     connection: Connection,
 ) -> End {
     let region = config.region.id;
-    let mut link = Link::new(connection.stream, &connection.already_read, connection.info);
+    let mut link = Link::new(connection.stream, &connection.already_read, connection.info, config.watch);
     if config.watch {
         link.push(&ClientFrame::WatchConns);
     }
@@ -181,6 +181,7 @@ async fn serve(
 struct Link {
     pump: Pump<Box<dyn DerpStream>>,
     told_home: bool,
+    is_kept: bool,
     is_home: bool,
     last_heard: Instant,
     last_sent: Instant,
@@ -191,11 +192,12 @@ struct Link {
 }
 
 impl Link {
-    fn new(stream: Box<dyn DerpStream>, already_read: &[u8], info: ServerInfo) -> Self {
+    fn new(stream: Box<dyn DerpStream>, already_read: &[u8], info: ServerInfo, is_kept: bool) -> Self {
         let now = Instant::now();
         Self {
             pump: Pump::new(stream, already_read),
             told_home: false,
+            is_kept,
             is_home: false,
             last_heard: now,
             last_sent: now,
@@ -235,7 +237,7 @@ impl Link {
     }
 
     fn next_deadline(&self) -> Instant {
-        let idle = if self.is_home { None } else { Some(self.last_sent + IDLE_LIMIT) };
+        let idle = if self.is_home || self.is_kept { None } else { Some(self.last_sent + IDLE_LIMIT) };
         let quiet = self.dead_at.unwrap_or(self.last_heard + QUIET_LIMIT);
         idle.map_or(quiet, |idle| idle.min(quiet))
     }
@@ -245,7 +247,7 @@ impl Link {
         if self.dead_at.is_some_and(|at| now >= at) {
             return Some(End::Failed { why: "no answer to a ping".to_owned(), not_before: Duration::ZERO });
         }
-        if !self.is_home && now >= self.last_sent + IDLE_LIMIT {
+        if !self.is_home && !self.is_kept && now >= self.last_sent + IDLE_LIMIT {
             return Some(End::Idle);
         }
         if self.dead_at.is_none() && now >= self.last_heard + QUIET_LIMIT {
