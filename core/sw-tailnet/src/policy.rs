@@ -212,10 +212,13 @@ impl Compiled for PolicyCompiled {
 }
 
 fn caps(caps: engine::CapMap) -> CapMap {
-    let values = |value| match value {
-        serde_json::Value::Array(values) => values,
-        serde_json::Value::Null => Vec::new(),
-        other => vec![other],
+    let values = |value| {
+        if let serde_json::Value::Array(values) = value {
+            values
+        } else {
+            // The engine lets arrays and `null` through alone.
+            Vec::new()
+        }
     };
     caps.into_iter().map(|(name, value)| (name, values(value))).collect()
 }
