@@ -31,8 +31,4 @@ impl BitSet {
     pub(crate) fn meets(&self, other: &Self) -> bool {
         self.0.iter().zip(&other.0).any(|(a, b)| a & b != 0)
     }
-
-    pub(crate) fn contains_any(&self, indexes: &[u32]) -> bool {
-        indexes.iter().any(|index| self.contains(*index))
-    }
 }

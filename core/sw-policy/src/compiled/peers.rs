@@ -32,6 +32,8 @@ struct ClassState {
     key: ClassKey,
     /// Selectors that the class may reach.
     reach: BitSet,
+    /// The selectors of `key.dst_hits`.
+    hits: BitSet,
     reaches_self: bool,
     via: Vec<ViaState>,
     routes: Vec<IpNet>,
@@ -100,9 +102,14 @@ impl Compiled {
                 reach.join(more);
             }
         }
+        let mut hits = BitSet::default();
+        for sel in &node.dst_hits {
+            hits.insert(*sel);
+        }
         let state = ClassState {
             key,
             reach,
+            hits,
             reaches_self: node.facts.owner().is_some() && self.reaches_self(node),
             via: node.via.clone(),
             routes: node.routes.iter().map(|route| route.net).collect(),
@@ -138,7 +145,7 @@ impl Compiled {
     }
 
     fn reaches(from: &ClassState, to: &ClassState) -> bool {
-        from.reach.contains_any(&to.key.dst_hits)
+        from.reach.meets(&to.hits)
             || to.via.iter().any(|via| from.key.src_hits.binary_search(&via.set).is_ok())
             || from.via.iter().any(|via| {
                 from.key.src_hits.binary_search(&via.set).is_ok()
@@ -199,7 +206,7 @@ impl Compiled {
 
     fn may_use(viewer: &ClassState, route: &RouteState) -> bool {
         viewer.reach.meets(&route.sels)
-            || route.reach.contains_any(&viewer.key.dst_hits)
+            || route.reach.meets(&viewer.hits)
             || viewer.routes.contains(&route.net)
     }
 

@@ -10,7 +10,8 @@ type Page<T> = Vec<(i64, Arc<T>)>;
 
 #[derive(Clone, Debug)]
 pub(super) struct Table<T> {
-    pages: Vec<Arc<Page<T>>>,
+    /// Each page with its last key.
+    pages: Vec<(i64, Arc<Page<T>>)>,
     length: usize,
 }
 
@@ -20,29 +21,33 @@ impl<T> Default for Table<T> {
     }
 }
 
+fn last<T>(page: &Page<T>) -> i64 {
+    page.last().map_or(i64::MIN, |(key, _)| *key)
+}
+
 impl<T> Table<T> {
     pub(super) fn len(&self) -> usize {
         self.length
     }
 
     pub(super) fn get(&self, key: i64) -> Option<&T> {
-        let page = self.pages.get(self.page(key))?;
+        let (_, page) = self.pages.get(self.page(key))?;
         let at = page.binary_search_by_key(&key, |(key, _)| *key).ok()?;
         page.get(at).map(|(_, row)| &**row)
     }
 
     /// Returns the rows in ascending order of their keys.
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.pages.iter().flat_map(|page| page.iter().map(|(_, row)| &**row))
+        self.pages.iter().flat_map(|(_, page)| page.iter().map(|(_, row)| &**row))
     }
 
     /// Puts a row in, in place of one with the same key.
     pub(super) fn insert(&mut self, key: i64, row: T) {
         if self.pages.is_empty() {
-            self.pages.push(Arc::default());
+            self.pages.push((key, Arc::default()));
         }
         let at_page = self.page(key).min(self.pages.len() - 1);
-        let Some(page) = self.pages.get_mut(at_page) else { return };
+        let Some((last_key, page)) = self.pages.get_mut(at_page) else { return };
         let page = Arc::make_mut(page);
         match page.binary_search_by_key(&key, |(key, _)| *key) {
             Ok(at) => {
@@ -57,17 +62,21 @@ impl<T> Table<T> {
         }
         if page.len() > PAGE_ROWS_MAX {
             let upper = page.split_off(PAGE_ROWS_MAX / 2);
-            self.pages.insert(at_page + 1, Arc::new(upper));
+            *last_key = last(page);
+            self.pages.insert(at_page + 1, (last(&upper), Arc::new(upper)));
+        } else {
+            *last_key = last(page);
         }
     }
 
     pub(super) fn remove(&mut self, key: i64) {
         let at_page = self.page(key);
-        let Some(page) = self.pages.get_mut(at_page) else { return };
+        let Some((last_key, page)) = self.pages.get_mut(at_page) else { return };
         let Ok(at) = page.binary_search_by_key(&key, |(key, _)| *key) else { return };
         let page = Arc::make_mut(page);
         page.remove(at);
         self.length -= 1;
+        *last_key = last(page);
         if page.is_empty() {
             self.pages.remove(at_page);
         }
@@ -75,7 +84,7 @@ impl<T> Table<T> {
 
     /// Returns the number of the first page whose last key is not below `key`.
     fn page(&self, key: i64) -> usize {
-        self.pages.partition_point(|page| page.last().is_some_and(|(last, _)| *last < key))
+        self.pages.partition_point(|(last, _)| *last < key)
     }
 }
 

@@ -8,8 +8,8 @@ use sw_types::{NodeId, UserId};
 
 /// A world, and the names for what comes next.
 #[derive(Default)]
-pub struct World {
-    pub now: sw_policy::World,
+pub(crate) struct World {
+    pub(crate) now: sw_policy::World,
     next_node: u8,
 }
 
@@ -19,7 +19,7 @@ const ROUTES: [&str; 5] = ["10.0.0.0/16", "10.0.1.0/24", "10.9.0.0/24", "0.0.0.0
 
 impl World {
     /// Changes one thing; returns what, for the message of a failure.
-    pub fn change(&mut self, u: &mut Unstructured<'_>) -> Result<String> {
+    pub(crate) fn change(&mut self, u: &mut Unstructured<'_>) -> Result<String> {
         let ids: Vec<NodeId> = self.now.nodes.keys().copied().collect();
         if ids.len() < 2 || u.ratio(1, 4)? {
             return self.join(u);
@@ -179,7 +179,7 @@ fn words(u: &mut Unstructured<'_>, from: &[&str], most: usize) -> Result<Vec<Str
 }
 
 /// Writes a valid policy.
-pub fn policy(u: &mut Unstructured<'_>) -> Result<String> {
+pub(crate) fn policy(u: &mut Unstructured<'_>) -> Result<String> {
     let mut grants = Vec::new();
     let mut acls = Vec::new();
     for _ in 0..u.int_in_range(0..=5)? {
