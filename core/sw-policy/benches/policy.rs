@@ -160,25 +160,23 @@ fn main() {
         compiled = Some(fresh);
     }
     let mut compiled = compiled.expect("there were rounds");
-    let mut joins: Vec<Duration> = Vec::new();
-    for id in NODES + 1..=NODES + 200 {
-        world.nodes.insert(NodeId(id), Arc::new(node(id)));
-        let start = Watch::start();
+    // WHY: processor time comes in steps of some milliseconds, so many joins are measured together.
+    const JOINS: i64 = 1_000;
+    let newcomers: Vec<Arc<Node>> = (NODES + 1..=NODES + JOINS).map(|id| Arc::new(node(id))).collect();
+    let start = Watch::start();
+    for newcomer in newcomers {
+        let id = newcomer.id;
+        world.nodes.insert(id, newcomer);
         let next = compiled.update(&world);
-        black_box(next.filter(NodeId(id)));
-        black_box(next.ssh(NodeId(id), "https://c.example"));
-        black_box(next.peers(NodeId(id)));
-        joins.push(start.elapsed());
+        black_box(next.filter(id));
+        black_box(next.ssh(id, "https://c.example"));
+        black_box(next.peers(id));
         compiled = next;
     }
-    joins.sort_unstable();
-    let median = joins.get(joins.len() / 2).copied().unwrap_or_default();
+    let join = start.elapsed() / u32::try_from(JOINS).expect("small");
     println!("compile with all views: {best:?}  (bar {COMPILE_MAX:?})");
-    println!(
-        "one machine joins:      {median:?} median, {:?} worst  (bar {JOIN_MAX:?})",
-        joins.last().copied().unwrap_or_default()
-    );
-    let is_met = best < COMPILE_MAX && median < JOIN_MAX;
+    println!("one machine joins:      {join:?} on average of {JOINS}  (bar {JOIN_MAX:?})");
+    let is_met = best < COMPILE_MAX && join < JOIN_MAX;
     println!("{}", if is_met { "all bars met" } else { "BAR MISSED" });
     if !is_met {
         std::process::exit(1);
