@@ -4,6 +4,7 @@ use crate::http::{Fields, cookie};
 use crate::site::Site;
 use ::http::{HeaderMap, Uri, header};
 use sha2::{Digest, Sha256};
+use std::net::IpAddr;
 use subtle::ConstantTimeEq;
 use sw_tailnet::{Role, SessionKind, Tailnet, User};
 use sw_types::{InviteToken, UnixTime, UserId};
@@ -49,19 +50,15 @@ impl Site {
         format!("{}={token}; Path=/; Max-Age={age}; HttpOnly; SameSite=Strict{secure}", self.cookie_name())
     }
 
-    /// Finds out who asks; `whois` is the machine's owner when the request came over the network itself.
-    pub(crate) async fn visitor(
-        &self,
-        headers: &HeaderMap,
-        whois: Option<(UserId, String)>,
-    ) -> Option<Visitor> {
+    /// Finds out who asks; `peer` is the machine's address when the request came over the network itself.
+    pub(crate) async fn visitor(&self, headers: &HeaderMap, peer: Option<IpAddr>) -> Option<Visitor> {
         let token = cookie(headers, self.cookie_name()).and_then(|text| text.parse::<InviteToken>().ok());
         let secret = self.csrf_secret;
         let now = sw_control::clock::now().wall;
         let read = self.control.read(move |tailnet| {
             token
                 .and_then(|token| by_session(tailnet, &token, now))
-                .or_else(|| by_machine(tailnet, whois?, &secret))
+                .or_else(|| by_machine(tailnet, peer?, &secret))
         });
         read.await.ok().flatten()
     }
@@ -107,7 +104,9 @@ fn by_session(tailnet: &Tailnet, token: &InviteToken, now: UnixTime) -> Option<V
     Some(visitor(user, Way::Session { id: session.id.clone() }, csrf_of(text.expose().as_bytes())))
 }
 
-fn by_machine(tailnet: &Tailnet, (user, machine): (UserId, String), secret: &[u8; 32]) -> Option<Visitor> {
+fn by_machine(tailnet: &Tailnet, peer: IpAddr, secret: &[u8; 32]) -> Option<Visitor> {
+    let node = tailnet.state().nodes().find(|node| node.addresses().contains(&peer))?;
+    let (user, machine) = (node.user()?, node.label.clone());
     let user = tailnet.state().user(user).filter(|user| user.role.administers() && !user.suspended)?;
     let csrf = csrf_of(&[&secret[..], machine.as_bytes()].concat());
     Some(visitor(user, Way::Machine(machine), csrf))

@@ -8,11 +8,10 @@ use crate::{access, acts, device, events, join, views};
 use ::http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use sw_control::Control;
 use sw_net::front::{Body, Conn};
-use sw_types::UserId;
 use sw_web::{Theme, assets::Asset, sign};
 
 /// What the site is told once.
@@ -26,6 +25,9 @@ pub struct SiteConfig {
     pub join: JoinFacts,
     /// The binary that joining machines may download.
     pub binary: Option<BinaryOffer>,
+    /// Whether a machine of this network runs beside the server, so that connections to its own address of the
+    /// network come from machines whose owners are known.
+    pub sign_in_by_network: bool,
     /// Version of this program, for Settings.
     pub version: String,
 }
@@ -36,12 +38,6 @@ impl SiteConfig {
     }
 }
 
-/// Says whose machine a connection comes from, when it came in over the network itself.
-pub trait Whois: Send + Sync + 'static {
-    /// Owner and name of the machine with this address; `None` for tagged machines and strangers.
-    fn owner(&self, peer: SocketAddr, local: SocketAddr) -> Option<(UserId, String)>;
-}
-
 /// Serves the page.
 pub struct Site {
     pub(crate) control: Control,
@@ -50,7 +46,6 @@ pub struct Site {
     pub(crate) invites: Kept,
     pub(crate) risky: access::Risky,
     pub(crate) csrf_secret: [u8; 32],
-    whois: Option<Box<dyn Whois>>,
 }
 
 impl fmt::Debug for Site {
@@ -80,7 +75,7 @@ impl Ask {
 
 impl Site {
     /// A site over a running control server.
-    pub fn new(control: Control, config: SiteConfig, whois: Option<Box<dyn Whois>>) -> Arc<Self> {
+    pub fn new(control: Control, config: SiteConfig) -> Arc<Self> {
         Arc::new(Self {
             control,
             config,
@@ -88,7 +83,6 @@ impl Site {
             invites: Kept::default(),
             risky: access::Risky::default(),
             csrf_secret: sw_control::clock::random(),
-            whois,
         })
     }
 
@@ -133,8 +127,8 @@ impl Site {
         if !self.is_own_host(request.headers(), request.uri()) {
             return http::text(StatusCode::MISDIRECTED_REQUEST, "this server does not go by that name\n");
         }
-        let whois = self.whois.as_ref().and_then(|whois| whois.owner(conn.peer, conn.local));
-        let visitor = self.visitor(request.headers(), whois).await;
+        let over_network = self.config.sign_in_by_network.then(|| came_over_network(conn)).flatten();
+        let visitor = self.visitor(request.headers(), over_network).await;
         let ask = read(&request, visitor, conn);
         if *request.method() == Method::GET || *request.method() == Method::HEAD {
             return self.get(&ask).await;
@@ -197,6 +191,17 @@ impl Site {
             _ => acts::act(self, ask, visitor, form).await,
         }
     }
+}
+
+/// The peer's address, when both ends are addresses of the network. Such a connection cannot be made from outside:
+/// the answers to a forged source go into the tunnel.
+fn came_over_network(conn: &Conn) -> Option<IpAddr> {
+    let is_of_network = |ip: IpAddr| match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64,
+        IpAddr::V6(ip) => ip.segments()[..3] == [0xfd7a, 0x115c, 0xa1e0],
+    };
+    let peer = conn.peer.ip().to_canonical();
+    (is_of_network(peer) && is_of_network(conn.local.ip())).then_some(peer)
 }
 
 fn read(request: &Request<Incoming>, visitor: Option<Visitor>, conn: &Conn) -> Ask {

@@ -61,9 +61,10 @@ async fn world() -> World {
         hosts: vec!["net.example.org".into()],
         join,
         binary: None,
+        sign_in_by_network: false,
         version: "0".into(),
     };
-    let site = Site::new(control.clone(), config, None);
+    let site = Site::new(control.clone(), config);
     let front = Front::new(Arc::new(PageOnly(site)), FrontLimits::default());
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
