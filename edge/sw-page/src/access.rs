@@ -231,7 +231,7 @@ fn guard(site: &Arc<Site>, version: u64, before: Option<String>) {
                     "a policy version was taken back: nobody confirmed it within 60 s"
                 ),
                 Err(error) => {
-                    tracing::error!(%error, version, "a risky policy version could not be taken back")
+                    tracing::error!(%error, version, "a risky policy version could not be taken back");
                 }
             }
         }
@@ -239,7 +239,7 @@ fn guard(site: &Arc<Site>, version: u64, before: Option<String>) {
 }
 
 /// Keeps a risky version. The request itself proves that the way in works.
-pub(crate) async fn keep(site: &Site, visitor: &Visitor, form: &Fields) -> Response<Body> {
+pub(crate) fn keep(site: &Site, visitor: &Visitor, form: &Fields) -> Response<Body> {
     let version = form.get("version").parse().unwrap_or(0);
     if site.risky.settle(version) {
         done(site, visitor, format!("Version {version} is kept."), Outcome::default(), "/access")
@@ -277,9 +277,9 @@ pub(crate) async fn history(site: &Site) -> Vec<PolicyVersion> {
     const LOOKED_AT: usize = 5_000;
     let entries = site.control.audit(None, LOOKED_AT).await.unwrap_or_default();
     let changes = entries.into_iter().flat_map(|(_, entry)| entry.changes);
-    let versions = changes.filter_map(|change| match change {
-        sw_tailnet::Change::Policy(Some(version)) => Some(*version),
-        _ => None,
+    let versions = changes.filter_map(|change| {
+        let sw_tailnet::Change::Policy(Some(version)) = change else { return None };
+        Some(*version)
     });
     let mut versions: Vec<PolicyVersion> = versions.collect();
     versions.sort_by_key(|p| std::cmp::Reverse(p.version));

@@ -39,7 +39,7 @@ pub(crate) async fn act(site: &Arc<Site>, ask: &Ask, visitor: &Visitor, form: &F
         ["access"] => return access::save(site, visitor, form).await,
         ["access", "check"] => return access::check(site, visitor, form).await,
         ["access", "rollback"] => return access::rollback(site, visitor, form).await,
-        ["access", "keep"] => return access::keep(site, visitor, form).await,
+        ["access", "keep"] => return access::keep(site, visitor, form),
         ["settings", "backup"] => return backup(site).await,
         ["keys"] | ["keys", "api"] => return make_key(site, visitor, form, pieces.len() == 2).await,
         _ => {}

@@ -106,10 +106,9 @@ impl World {
             .expect("ada");
         let expires = clock::now().wall + Duration::from_secs(3_600);
         let make = Command::CreateSession { kind: SessionKind::Link, user, expires };
-        match self.control.execute("root", make).await.expect("made") {
-            Done::Secret { text, .. } => text.expose().clone(),
-            other => panic!("no secret: {other:?}"),
-        }
+        let done = self.control.execute("root", make).await.expect("made");
+        let Done::Secret { text, .. } = done else { panic!("no secret: {done:?}") };
+        text.expose().clone()
     }
 
     /// Signs in by link; gives the cookie and the token of the forms.
