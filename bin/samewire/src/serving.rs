@@ -1,0 +1,241 @@
+//! What a serving machine answers besides the control protocol, on the same listener: relay, STUN, page.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use sha2::{Digest, Sha256};
+use sw_control::{Control, Server};
+use sw_net::front::{Body, BoxFuture, Conn, Router, Stream};
+use sw_net::tls::{CertHash, CertStore, Identity, self_signed_pem};
+use sw_page::{BinaryOffer, JoinFacts, ScriptFacts, Site, SiteConfig};
+use sw_relay::{Admission, OWN_REGION, Relay, RelayConfig, RelayPlace, derp_map, derp_region, hash_text};
+use sw_store::KeyFile;
+use sw_tailcfg::DerpMap;
+use sw_types::{DerpPrivate, JoinAddress, NodeKey, STUN_PORT, ServerKeyHash};
+
+use crate::first_run::script::{JoinScript, join_script};
+
+/// Where and how the machine serves.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The URL that clients use, without slash at the end.
+    pub url: String,
+    /// Host names and addresses under which clients reach us, best first.
+    pub hosts: Vec<String>,
+    /// Where the listener is bound; its port is that of DERP and of the second STUN socket.
+    pub listen: SocketAddr,
+    /// True when machines outside the LAN get in.
+    pub is_reachable_outside: bool,
+    /// Whether a node of the network runs in this process.
+    pub has_node: bool,
+    /// A certificate that the operator gave; without one, our own is made and pinned.
+    pub given: Option<Identity>,
+}
+
+/// Relay and page of a server, ready to be put behind its listener.
+pub struct Serving {
+    relay: Option<Relay>,
+    site: Arc<Site>,
+    /// Shown by the listener; always there, since one port speaks TLS and plain HTTP.
+    pub tls: Arc<rustls::ServerConfig>,
+    /// The map with our own relay, if one runs.
+    pub derp_map: Option<DerpMap>,
+    /// `sha256//…` for curl, when the certificate is our own.
+    pub pin: Option<String>,
+}
+
+impl std::fmt::Debug for Serving {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Serving").field("derp_map", &self.derp_map).field("pin", &self.pin).finish_non_exhaustive()
+    }
+}
+
+/// Machines of the network, and nobody else, use its relay.
+struct Members(Control);
+
+impl Admission for Members {
+    fn admits(&self, key: NodeKey, _source: IpAddr) -> BoxFuture<bool> {
+        let control = self.0.clone();
+        Box::pin(async move { control.read(move |t| t.state().node_by_key(&key).is_some()).await.unwrap_or(false) })
+    }
+}
+
+impl Serving {
+    /// Starts relay and STUN (unless `no_relay`) and the page for a running control server.
+    ///
+    /// # Errors
+    /// The key file, the certificate or the relay's own start.
+    pub fn start(server: &Server, state: &Path, place: &Place, no_relay: bool) -> anyhow::Result<Self> {
+        let mut keys = KeyFile::open(&state.join("control.keys"))?;
+        let (identity, pin) = identity(&mut keys, place)?;
+        let certificates = CertStore::new();
+        certificates.set_default(&identity);
+        let (relay, derp_map) = if no_relay {
+            (None, None)
+        } else {
+            let (relay, map) = relay(&mut keys, server, place, pin.is_some().then(|| identity.hash()))?;
+            certificates.set_meta(&relay.meta_cert()?);
+            (Some(relay), Some(map))
+        };
+        let site = Site::new(server.control().clone(), site_config(server, place, pin.clone()));
+        Ok(Self { relay, site, tls: sw_net::tls::server_config(certificates), derp_map, pin })
+    }
+
+    /// Answers the paths of relay and page.
+    pub fn router(&self) -> Arc<dyn Router> {
+        let relay = self.relay.as_ref().map(Relay::router);
+        Arc::new(Others { relay, site: Arc::clone(&self.site) })
+    }
+}
+
+struct Others {
+    relay: Option<Arc<dyn Router>>,
+    site: Arc<Site>,
+}
+
+impl Others {
+    fn relay_for(&self, path: &str) -> Option<&Arc<dyn Router>> {
+        self.relay.as_ref().filter(|_| Relay::owns_path(path))
+    }
+}
+
+impl Router for Others {
+    fn route(&self, request: Request<Incoming>, conn: Arc<Conn>) -> BoxFuture<Response<Body>> {
+        if let Some(relay) = self.relay_for(request.uri().path()) {
+            return relay.route(request, conn);
+        }
+        let site = Arc::clone(&self.site);
+        Box::pin(async move { site.route(request, &conn).await })
+    }
+
+    fn claims(&self, head: &Request<()>, conn: &Conn) -> bool {
+        self.relay_for(head.uri().path()).is_some_and(|relay| relay.claims(head, conn))
+    }
+
+    fn take(&self, head: Request<()>, stream: Stream, conn: Arc<Conn>) -> BoxFuture<()> {
+        match self.relay_for(head.uri().path()) {
+            Some(relay) => relay.take(head, stream, conn),
+            None => Box::pin(std::future::ready(())),
+        }
+    }
+}
+
+/// The given certificate, or our own: made once, kept beside the other keys, since join lines and maps pin it.
+fn identity(keys: &mut KeyFile, place: &Place) -> anyhow::Result<(Identity, Option<String>)> {
+    if let Some(given) = &place.given {
+        return Ok((given.clone(), None));
+    }
+    let names: Vec<String> = place.hosts.iter().map(|host| host.trim_matches(['[', ']']).to_owned()).collect();
+    let pair = keys.get_or_make("tls", || {
+        let (chain, key) = self_signed_pem(&names).expect("names of hosts fit a certificate");
+        format!("{chain}{key}")
+    })?;
+    let pem = pair.expose().as_bytes();
+    let identity = Identity::from_pem(pem, pem)?;
+    let pin = public_key_pin(&identity)?;
+    Ok((identity, Some(pin)))
+}
+
+/// `sha256//` and the base64 of the hash of the certificate's public key, as curl's `--pinnedpubkey` takes it.
+fn public_key_pin(identity: &Identity) -> anyhow::Result<String> {
+    use base64::Engine as _;
+    let (_, certificate) = x509_parser::parse_x509_certificate(identity.leaf())?;
+    let digest = Sha256::digest(certificate.public_key().raw);
+    Ok(format!("sha256//{}", base64::engine::general_purpose::STANDARD.encode(digest)))
+}
+
+fn relay(
+    keys: &mut KeyFile,
+    server: &Server,
+    place: &Place,
+    pinned: Option<CertHash>,
+) -> anyhow::Result<(Relay, DerpMap)> {
+    let key = keys.get_or_make("derp", || DerpPrivate::generate(sw_control::clock::random()).to_text())?;
+    let mut config = RelayConfig::new(Arc::new(DerpPrivate::from_text(key.expose())?));
+    config.admission = Arc::new(Members(server.control().clone()));
+    let relay = Relay::new(config)?;
+    let stun_ports = stun(&relay, place.listen);
+    let region = derp_region(
+        OWN_REGION,
+        "home",
+        &hostname(),
+        &RelayPlace {
+            hosts: place.hosts.clone(),
+            derp_port: place.listen.port(),
+            stun_ports,
+            cert_sha256: pinned.map(hash_text),
+            can_port_80: place.listen.port() == 80,
+        },
+    );
+    Ok((relay, derp_map(region)))
+}
+
+/// Binds the STUN ports that are free: the usual one, and the number of the listener.
+fn stun(relay: &Relay, listen: SocketAddr) -> Vec<u16> {
+    let mut bound = Vec::new();
+    for port in [STUN_PORT, listen.port()] {
+        if bound.contains(&port) {
+            continue;
+        }
+        let served = sw_net::socket::bind_udp(SocketAddr::new(listen.ip(), port)).and_then(|socket| relay.serve_stun(socket));
+        match served {
+            Ok(()) => bound.push(port),
+            Err(error) => tracing::warn!(%error, port, "STUN does not answer on this port"),
+        }
+    }
+    bound
+}
+
+fn site_config(server: &Server, place: &Place, pin: Option<String>) -> SiteConfig {
+    let addresses = place.hosts.iter().filter_map(|host| join_address(host, place.listen.port())).take(8).collect();
+    SiteConfig {
+        base_url: place.url.clone(),
+        hosts: place.hosts.clone(),
+        join: JoinFacts {
+            addresses,
+            server_key: ServerKeyHash::of(&server.noise_key()),
+            pin,
+            is_reachable_outside: place.is_reachable_outside,
+            script: |facts: &ScriptFacts<'_>| {
+                join_script(&JoinScript {
+                    base_url: facts.base_url,
+                    token: facts.token,
+                    join_string: facts.join_string,
+                    binary_sha256: facts.binary.map(|binary| binary.sha256.as_str()),
+                    arch: facts.binary.map_or(std::env::consts::ARCH, |binary| &binary.arch),
+                    pin: facts.pin,
+                })
+            },
+        },
+        binary: own_binary(),
+        sign_in_by_network: place.has_node,
+        version: env!("CARGO_PKG_VERSION").into(),
+    }
+}
+
+/// A host of a URL as a candidate of a join string.
+pub fn join_address(host: &str, port: u16) -> Option<JoinAddress> {
+    match host.trim_matches(['[', ']']).parse() {
+        Ok(IpAddr::V4(ip)) => Some(JoinAddress::V4(ip, port)),
+        Ok(IpAddr::V6(ip)) => Some(JoinAddress::V6(ip, port)),
+        Err(_) if host.is_ascii() && !host.is_empty() => Some(JoinAddress::Name(host.to_owned(), port)),
+        Err(_) => None,
+    }
+}
+
+/// The running executable, when it can run on another machine of the same kind. One that is linked to this
+/// system's libraries mostly can too: any glibc at least as new as ours; the loader says so where not.
+fn own_binary() -> Option<BinaryOffer> {
+    let path = std::env::current_exe().ok()?;
+    let bytes = std::fs::read(&path).ok()?;
+    let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    Some(BinaryOffer { path, sha256, arch: std::env::consts::ARCH.into() })
+}
+
+fn hostname() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    name.split('.').next().unwrap_or_default().to_owned()
+}
