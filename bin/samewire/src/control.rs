@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
+use samewire::serving::{Place, Serving};
 use sw_cli::admin::{AdminCommand, Common};
-use sw_control::{Roles, ServeArgs};
+use sw_control::{Bound, Roles, ServeArgs, Server};
 
 /// `samewire control VERB`.
 #[derive(Debug, Args)]
@@ -60,12 +61,37 @@ fn serve(args: ServeArgs, common: Common) -> ExitCode {
             Ok(runtime) => runtime,
             Err(error) => return fail(&format!("the server cannot start: {error}."), None, None, 1),
         };
-    let engine = Arc::new(sw_tailnet::AllowAll);
-    let served = runtime.block_on(sw_control::serve(args, common.state, engine, |_server| Roles::default()));
+    let engine = Arc::new(sw_tailnet::PolicyEngine::new(&args.url));
+    let (no_relay, state) = (args.no_relay, common.state.clone());
+    let roles = move |server: &Server, bound: Bound| roles(server, bound, &state, no_relay);
+    let served = runtime.block_on(sw_control::serve(args, common.state, engine, roles));
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail("the control server stopped.", Some(error.to_string()), error.fix(), 1),
     }
+}
+
+/// Relay, STUN and page of this process.
+fn roles(server: &Server, bound: Bound, state: &std::path::Path, no_relay: bool) -> Result<Roles, String> {
+    let mut hosts = vec![bound.host];
+    let own = bound.listen.ip();
+    if !own.is_unspecified() && !hosts.contains(&samewire::first_run::reach::url_host(own)) {
+        hosts.push(samewire::first_run::reach::url_host(own));
+    }
+    let place = Place {
+        url: bound.url,
+        hosts,
+        listen: bound.listen,
+        is_reachable_outside: samewire::first_run::reach::is_public(own),
+        has_node: false,
+        given: bound.given,
+    };
+    let serving = Serving::start(server, state, &place, no_relay).map_err(|error| format!("{error:#}"))?;
+    Ok(Roles {
+        others: Some(serving.router()),
+        derp_map: serving.derp_map.clone(),
+        tls: Some(std::sync::Arc::clone(&serving.tls)),
+    })
 }
 
 #[expect(clippy::print_stdout, reason = "the answer of the command")]

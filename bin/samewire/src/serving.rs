@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -49,7 +49,10 @@ pub struct Serving {
 
 impl std::fmt::Debug for Serving {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Serving").field("derp_map", &self.derp_map).field("pin", &self.pin).finish_non_exhaustive()
+        f.debug_struct("Serving")
+            .field("derp_map", &self.derp_map)
+            .field("pin", &self.pin)
+            .finish_non_exhaustive()
     }
 }
 
@@ -59,7 +62,9 @@ struct Members(Control);
 impl Admission for Members {
     fn admits(&self, key: NodeKey, _source: IpAddr) -> BoxFuture<bool> {
         let control = self.0.clone();
-        Box::pin(async move { control.read(move |t| t.state().node_by_key(&key).is_some()).await.unwrap_or(false) })
+        Box::pin(async move {
+            control.read(move |t| t.state().node_by_key(&key).is_some()).await.unwrap_or(false)
+        })
     }
 }
 
@@ -128,10 +133,11 @@ fn identity(keys: &mut KeyFile, place: &Place) -> anyhow::Result<(Identity, Opti
     if let Some(given) = &place.given {
         return Ok((given.clone(), None));
     }
-    let names: Vec<String> = place.hosts.iter().map(|host| host.trim_matches(['[', ']']).to_owned()).collect();
+    let names: Vec<String> =
+        place.hosts.iter().map(|host| host.trim_matches(['[', ']']).to_owned()).collect();
     let pair = keys.get_or_make("tls", || {
         let (chain, key) = self_signed_pem(&names).expect("names of hosts fit a certificate");
-        format!("{chain}{key}")
+        sw_types::Secret::new(format!("{chain}{key}"))
     })?;
     let pem = pair.expose().as_bytes();
     let identity = Identity::from_pem(pem, pem)?;
@@ -180,7 +186,8 @@ fn stun(relay: &Relay, listen: SocketAddr) -> Vec<u16> {
         if bound.contains(&port) {
             continue;
         }
-        let served = sw_net::socket::bind_udp(SocketAddr::new(listen.ip(), port)).and_then(|socket| relay.serve_stun(socket));
+        let served = sw_net::socket::bind_udp(SocketAddr::new(listen.ip(), port))
+            .and_then(|socket| relay.serve_stun(socket));
         match served {
             Ok(()) => bound.push(port),
             Err(error) => tracing::warn!(%error, port, "STUN does not answer on this port"),
@@ -190,7 +197,8 @@ fn stun(relay: &Relay, listen: SocketAddr) -> Vec<u16> {
 }
 
 fn site_config(server: &Server, place: &Place, pin: Option<String>) -> SiteConfig {
-    let addresses = place.hosts.iter().filter_map(|host| join_address(host, place.listen.port())).take(8).collect();
+    let addresses =
+        place.hosts.iter().filter_map(|host| join_address(host, place.listen.port())).take(8).collect();
     SiteConfig {
         base_url: place.url.clone(),
         hosts: place.hosts.clone(),
@@ -228,11 +236,21 @@ pub fn join_address(host: &str, port: u16) -> Option<JoinAddress> {
 
 /// The running executable, when it can run on another machine of the same kind. One that is linked to this
 /// system's libraries mostly can too: any glibc at least as new as ours; the loader says so where not.
-fn own_binary() -> Option<BinaryOffer> {
-    let path = std::env::current_exe().ok()?;
-    let bytes = std::fs::read(&path).ok()?;
-    let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    Some(BinaryOffer { path, sha256, arch: std::env::consts::ARCH.into() })
+///
+/// The checksum is made beside the start, which it would hold up.
+fn own_binary() -> Arc<OnceLock<BinaryOffer>> {
+    let offer = Arc::new(OnceLock::new());
+    let filled = Arc::clone(&offer);
+    let made = std::thread::Builder::new().name("sw-checksum".into()).spawn(move || {
+        let Ok(path) = std::env::current_exe() else { return };
+        let Ok(bytes) = std::fs::read(&path) else { return };
+        let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        filled.get_or_init(|| BinaryOffer { path, sha256, arch: std::env::consts::ARCH.into() });
+    });
+    if let Err(error) = made {
+        tracing::warn!(%error, "the own binary is not handed out to joining machines");
+    }
+    offer
 }
 
 fn hostname() -> String {

@@ -46,6 +46,21 @@ pub struct Roles {
     pub others: Option<Arc<dyn Router>>,
     /// Relays to add to the map from a file.
     pub derp_map: Option<DerpMap>,
+    /// What the listener shows to those who speak TLS; one port speaks both.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+/// Where the server is, for other roles of the process.
+#[derive(Debug, Clone)]
+pub struct Bound {
+    /// The URL that clients use, without slash at the end.
+    pub url: String,
+    /// Its host.
+    pub host: String,
+    /// Where the listener will be.
+    pub listen: SocketAddr,
+    /// The certificate that the operator gave.
+    pub given: Option<sw_net::tls::Identity>,
 }
 
 impl std::fmt::Debug for Roles {
@@ -76,6 +91,9 @@ pub enum ServeError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Another role of the process.
+    #[error("{0}")]
+    Role(String),
     /// Signals.
     #[error("waiting for signals: {0}")]
     Signals(std::io::Error),
@@ -123,16 +141,18 @@ pub async fn serve(
     args: ServeArgs,
     state: PathBuf,
     engine: Arc<dyn Engine>,
-    roles: impl FnOnce(&Server) -> Roles,
+    roles: impl FnOnce(&Server, Bound) -> Result<Roles, String>,
 ) -> Result<(), ServeError> {
     let url = Url::parse(&args.url)?;
     let listen = args.listen.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 0], url.port)));
     let server = Server::start(ServerConfig { url: url.text.clone(), state, engine })?;
-    let roles = roles(&server);
+    let given = given_identity(&args)?;
+    let is_given = given.is_some();
+    let bound = Bound { url: url.text.clone(), host: url.host.clone(), listen, given };
+    let roles = roles(&server, bound).map_err(ServeError::Role)?;
     let mut files = Files { args: &args, built_in: roles.derp_map, policy: None, derp: None };
     files.reload(&server, true).await?;
-    let tls = tls(&args)?;
-    if tls.is_none() {
+    if !is_given {
         url.warn_if_public();
     }
     let router = server.router(roles.others);
@@ -140,7 +160,7 @@ pub async fn serve(
     server.set_front_stats(front.stats());
     let bound = sw_net::socket::listen_tcp(listen)
         .map_err(|source| ServeError::Listen { address: listen, source })?;
-    front.listen(bound, tls);
+    front.listen(bound, roles.tls);
     server.serve_socket()?;
     tracing::info!(url = %url.text, %listen, "the control server runs");
     let mut hangup = signal(SignalKind::hangup()).map_err(ServeError::Signals)?;
@@ -211,17 +231,14 @@ impl Url {
     }
 }
 
-fn tls(args: &ServeArgs) -> Result<Option<Arc<rustls::ServerConfig>>, ServeError> {
+fn given_identity(args: &ServeArgs) -> Result<Option<sw_net::tls::Identity>, ServeError> {
     let (Some(cert), Some(key)) = (&args.tls_cert, &args.tls_key) else {
         return Ok(None);
     };
     let bad = |file: &Path, why: String| ServeError::Argument { what: file.display().to_string(), why };
     let chain = std::fs::read(cert).map_err(|e| bad(cert, e.to_string()))?;
     let private = std::fs::read(key).map_err(|e| bad(key, e.to_string()))?;
-    let identity = sw_net::tls::Identity::from_pem(&chain, &private).map_err(|e| bad(cert, e.to_string()))?;
-    let store = sw_net::tls::CertStore::new();
-    store.set_default(&identity);
-    Ok(Some(sw_net::tls::server_config(store)))
+    sw_net::tls::Identity::from_pem(&chain, &private).map(Some).map_err(|e| bad(cert, e.to_string()))
 }
 
 /// Files that are read again while the server runs.

@@ -185,7 +185,7 @@ pub(crate) async fn page(site: &Site, ask: &Ask, token: &str) -> Response<Body> 
         base_url: &site.config.base_url,
         token,
         join_string: &join_string,
-        binary: site.config.binary.as_ref(),
+        binary: site.config.binary.get(),
         pin: site.config.join.pin.as_deref(),
     };
     http::with_type(StatusCode::OK, "text/x-shellscript", (site.config.join.script)(&facts))
@@ -204,7 +204,7 @@ pub(crate) async fn binary(site: &Site, ask: &Ask, token: &str, arch: &str) -> R
     if !ask.is_tls || check(site, token).await.is_err() {
         return http::text(StatusCode::FORBIDDEN, "only for a good invite, and over TLS\n");
     }
-    let Some(offer) = site.config.binary.as_ref().filter(|offer| offer.arch == arch) else {
+    let Some(offer) = site.config.binary.get().filter(|offer| offer.arch == arch) else {
         return http::text(StatusCode::NOT_FOUND, "this server has no binary for that machine\n");
     };
     match tokio::fs::read(&offer.path).await {

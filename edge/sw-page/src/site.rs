@@ -9,7 +9,7 @@ use ::http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use sw_control::Control;
 use sw_net::front::{Body, Conn};
 use sw_web::{Theme, assets::Asset, sign};
@@ -24,7 +24,8 @@ pub struct SiteConfig {
     /// What join lines and join strings need.
     pub join: JoinFacts,
     /// The binary that joining machines may download.
-    pub binary: Option<BinaryOffer>,
+    /// Filled once its checksum is known.
+    pub binary: Arc<OnceLock<BinaryOffer>>,
     /// Whether a machine of this network runs beside the server, so that connections to its own address of the
     /// network come from machines whose owners are known.
     pub sign_in_by_network: bool,

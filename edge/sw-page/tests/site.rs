@@ -60,7 +60,7 @@ async fn world() -> World {
         base_url: "http://127.0.0.1".into(),
         hosts: vec!["net.example.org".into()],
         join,
-        binary: None,
+        binary: Arc::default(),
         sign_in_by_network: false,
         version: "0".into(),
     };
