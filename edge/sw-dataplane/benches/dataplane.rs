@@ -20,6 +20,7 @@ fn main() {
     for (len, count) in [(1420, 45), (1420, 16), (1420, 4), (1420, 2), (100, 45), (1280, 52)] {
         aead(len, count);
     }
+    many_peers();
     pipeline();
 }
 
@@ -61,6 +62,41 @@ fn one_round(cipher: &dyn BatchCipher, len: usize, count: usize) -> (f64, f64) {
     }
     let packets = (repeat * count) as f64;
     (seal.as_nanos() as f64 / packets, open.as_nanos() as f64 / packets)
+}
+
+/// What one more peer, and one less, cost beside ten thousand.
+fn many_peers() {
+    let (device, ..) = node(3);
+    let config = |n: u32| {
+        let mut key = [9; 32];
+        key[..4].copy_from_slice(&n.to_le_bytes());
+        PeerConfig {
+            key: sw_types::NodeKey::from_bytes(key),
+            psk: None,
+            keepalive: None,
+            allowed: vec![
+                ipnet::Ipv4Net::from(Ipv4Addr::from(0x6440_0000 + n)).into(),
+                ipnet::Ipv6Net::from(std::net::Ipv6Addr::from(0xfd7a_u128 << 112 | u128::from(n))).into(),
+            ],
+            path: None,
+            roaming: Roaming::ByOwner,
+        }
+    };
+    for n in 0..10_000 {
+        device.upsert_peer(config(n));
+    }
+    let (mut adds, mut removes) = (Vec::new(), Vec::new());
+    for n in 0..1000 {
+        let peer = config(10_000 + n);
+        let key = peer.key;
+        let start = Instant::now();
+        device.upsert_peer(peer);
+        adds.push(start.elapsed().as_nanos() as f64 / 1000.0);
+        let start = Instant::now();
+        device.remove_peer(&key);
+        removes.push(start.elapsed().as_nanos() as f64 / 1000.0);
+    }
+    println!("one peer of 10,000: add {:.1} µs, remove {:.1} µs", median(adds), median(removes));
 }
 
 /// Packets of 1,420 bytes from one device to another over loopback, without a TUN.
