@@ -1,5 +1,6 @@
 //! The place where a packet filter plugs in.
 
+use std::net::IpAddr;
 use sw_types::NodeKey;
 
 /// What a filter says about a packet.
@@ -17,8 +18,9 @@ pub trait PacketFilter: Send + Sync + std::fmt::Debug {
     /// A packet of ours to `peer`; here a stateful filter learns the flow.
     fn outbound(&self, peer: &NodeKey, packet: &[u8]) -> Verdict;
 
-    /// A packet from `peer`, whose source address is known to be the peer's.
-    fn inbound(&self, peer: &NodeKey, packet: &[u8]) -> Verdict;
+    /// A packet from `peer`, whose source address is known to be the peer's. `owns` tells whether another address is
+    /// the peer's as well (what an ICMP error quotes).
+    fn inbound(&self, peer: &NodeKey, packet: &[u8], owns: &dyn Fn(IpAddr) -> bool) -> Verdict;
 }
 
 /// Lets everything pass: the filter of a plain WireGuard device.
@@ -30,7 +32,7 @@ impl PacketFilter for PassAll {
         Verdict::Pass
     }
 
-    fn inbound(&self, _: &NodeKey, _: &[u8]) -> Verdict {
+    fn inbound(&self, _: &NodeKey, _: &[u8], _: &dyn Fn(IpAddr) -> bool) -> Verdict {
         Verdict::Pass
     }
 }

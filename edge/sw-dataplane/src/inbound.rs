@@ -143,7 +143,8 @@ impl Inbound {
             shared.counters.add(Counter::InForeignSource, 1);
             return;
         }
-        if shared.filter.load().inbound(&live.slot.key, packet) == Verdict::Drop {
+        let owns = |address| shared.routes.is_owner(address, &live.slot);
+        if shared.filter.load().inbound(&live.slot.key, packet, &owns) == Verdict::Drop {
             shared.counters.add(Counter::InFiltered, 1);
             return;
         }
