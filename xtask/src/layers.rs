@@ -56,6 +56,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "samewire",
         &[
+            "sw-page",
             "sw-cli",
             "sw-daemon",
             "sw-lab",

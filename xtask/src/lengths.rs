@@ -6,15 +6,24 @@ use std::path::Path;
 
 const LINES_MAX: usize = 600;
 
+/// Files that are over it today, and how long they may be: the numbers only go down, and a split removes the line.
+const TO_SPLIT: &[(&str, usize)] = &[
+    ("core/sw-node/src/node.rs", 720),
+    ("core/sw-tailnet/src/admin.rs", 850),
+    ("core/sw-tailnet/src/tailnet.rs", 710),
+];
+
 /// Returns the files that are too long, with their length.
 pub(crate) fn violations(root: &Path) -> anyhow::Result<Vec<String>> {
     let mut found = Vec::new();
     for folder in ["core", "edge", "bin", "sim", "xtask"] {
         for file in rust_files(&root.join(folder))? {
             let lines = length(&fs::read_to_string(&file)?);
-            if lines > LINES_MAX {
-                let shown = file.strip_prefix(root).unwrap_or(&file);
-                found.push(format!("{}: {lines} lines, the limit is {LINES_MAX}", shown.display()));
+            let shown = file.strip_prefix(root).unwrap_or(&file);
+            let known = TO_SPLIT.iter().find(|(name, _)| shown == Path::new(name));
+            let limit = known.map_or(LINES_MAX, |(_, limit)| *limit);
+            if lines > limit {
+                found.push(format!("{}: {lines} lines, the limit is {limit}", shown.display()));
             }
         }
     }

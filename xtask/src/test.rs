@@ -23,7 +23,7 @@ pub(crate) fn test(quick: bool) -> anyhow::Result<()> {
     if !quick {
         install_packages();
     }
-    crate::check::check()?;
+    crate::check::rules()?;
     let mut tests = run::cargo();
     tests.args(["test", "--workspace", "--no-fail-fast"]);
     if quick {

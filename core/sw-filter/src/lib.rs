@@ -10,6 +10,7 @@
 //! filters, which are replaced whole when the rules change. What the steps of a decision are stands in
 //! node-services.md §13; [`Gate`] puts a node's filters together.
 #![forbid(unsafe_code)]
+#![warn(clippy::iter_over_hash_type)]
 
 mod atoms;
 mod decide;

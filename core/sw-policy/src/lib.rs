@@ -23,6 +23,7 @@
 //! assert_eq!(wrong.unwrap_err().message(), "line 1, column 22: action=\"deny\" is not supported");
 //! ```
 #![forbid(unsafe_code)]
+#![warn(clippy::iter_over_hash_type)]
 
 mod alias;
 mod bits;
