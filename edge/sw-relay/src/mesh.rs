@@ -34,6 +34,8 @@ pub(crate) async fn link(hub: Arc<Hub>, link: LinkId, peer: RelayRegion, plain_h
                 break;
             }
             DerpEvent::Connected { .. } => info!(link = link.0, "mesh: connected"),
+            // The other relay may tell us of our own connection.
+            DerpEvent::PeerPresent(present) if present.key.as_bytes() == hub.key().as_bytes() => {}
             DerpEvent::PeerPresent(present) => hub.on_remote(link, present.key, true),
             DerpEvent::PeerGone { peer, .. } => hub.on_remote(link, peer, false),
             DerpEvent::Disconnected { why, .. } => {

@@ -1,0 +1,136 @@
+//! What goes in comes out: plain, TLS with fast start, WebSocket, mesh, duplicates, departures.
+
+use std::sync::Arc;
+
+use sw_net::derp_client::{DerpConfig, DerpEvent, Upgrade};
+use sw_proto::derp::PeerGone;
+use sw_types::{CertCheck, MeshKey, NodePrivate};
+use tokio::io::AsyncReadExt;
+
+use crate::setup::{Peer, config, disco_packet, eventually, region, start};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn packets_of_all_sizes_arrive_in_order_and_unchanged() {
+    let running = start(config(1));
+    let mut plain = Peer::plain(&running, 10).await;
+    let mut tls = Peer::tls(&running, 11).await;
+    let sizes = [0, 1, 32, 100, 1280, 1500, 16_384, 65_535, 65_536];
+    for (from, to) in [(0, 1), (1, 0)] {
+        let peers = [&plain, &tls];
+        let (key, sender) = (peers[to].key, &peers[from].client);
+        for (index, size) in sizes.iter().enumerate() {
+            sender.send(key, &vec![index as u8; *size]);
+        }
+        let want_from = peers[from].key;
+        let receiver = if to == 1 { &mut tls } else { &mut plain };
+        for (index, size) in sizes.iter().enumerate() {
+            let got = receiver.packet().await;
+            assert_eq!((got.from, got.packet.len()), (want_from, *size));
+            assert!(got.packet.iter().all(|byte| *byte == index as u8));
+        }
+    }
+    assert_eq!(running.relay.stats().home_connections, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_websocket_carries_the_same_frames() {
+    let running = start(config(1));
+    let other = Peer::plain(&running, 10).await;
+    for cert in [None, Some(CertCheck::Sha256(running.hash.0))] {
+        let key = Arc::new(NodePrivate::generate([20; 32]));
+        let mut config =
+            DerpConfig::new(region(running.address, cert.clone().unwrap_or(CertCheck::HostName)), key);
+        config.plain_http = cert.is_none();
+        let mut connection = sw_net::derp_client::connect(&config, Upgrade::WebSocket).await.unwrap();
+        assert_eq!(connection.relay, running.relay.key());
+        other.client.send(config.key.public(), b"over a websocket");
+        let mut frame = [0; 5 + 32 + 16];
+        connection.stream.read_exact(&mut frame).await.unwrap();
+        assert_eq!(&frame[37..], b"over a websocket");
+        drop(connection);
+        eventually("it left", || running.relay.stats().connections == 1).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn absence_is_told_to_senders_of_disco_alone_and_departure_to_receivers() {
+    let running = start(config(1));
+    let mut a = Peer::plain(&running, 10).await;
+    let mut b = Peer::plain(&running, 11).await;
+    let nobody = NodePrivate::generate([99; 32]).public();
+    a.client.send(nobody, b"not disco: no answer");
+    a.client.send(nobody, &disco_packet());
+    let gone = a.until(|event| matches!(event, DerpEvent::PeerGone { .. })).await;
+    assert_eq!(gone, DerpEvent::PeerGone { peer: nobody, reason: PeerGone::NotHere });
+    a.client.send(b.key, b"hello");
+    b.packet().await;
+    let a_key = a.key;
+    drop(a);
+    let gone = b.until(|event| matches!(event, DerpEvent::PeerGone { .. })).await;
+    assert_eq!(gone, DerpEvent::PeerGone { peer: a_key, reason: PeerGone::Disconnected });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_connections_with_one_key_the_one_heard_last_gets_the_packets() {
+    let running = start(config(1));
+    let a = Peer::plain(&running, 10).await;
+    let mut first = Peer::plain(&running, 11).await;
+    let mut second = Peer::plain(&running, 11).await;
+    assert_eq!(running.relay.stats().duplicate_connections, 2);
+    a.client.send(second.key, b"to the newest");
+    assert_eq!(&second.packet().await.packet[..], b"to the newest");
+    first.client.send(a.key, b"I am here");
+    let mut a = a;
+    a.packet().await;
+    a.client.send(first.key, b"to the one heard last");
+    assert_eq!(&first.packet().await.packet[..], b"to the one heard last");
+    drop(first);
+    eventually("it left", || running.relay.stats().duplicate_connections == 0).await;
+    a.client.send(second.key, b"to the one that is left");
+    assert_eq!(&second.packet().await.packet[..], b"to the one that is left");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_relays_of_a_region_carry_packets_for_each_other() {
+    let meshed = |seed| {
+        let mut config = config(seed);
+        config.mesh_key = Some(Arc::new(MeshKey::from_bytes([5; 32])));
+        start(config)
+    };
+    let (one, two) = (meshed(1), meshed(2));
+    let pinned = |running: &crate::setup::Running| region(running.address, CertCheck::Sha256(running.hash.0));
+    one.relay.join_mesh(pinned(&two), false);
+    two.relay.join_mesh(pinned(&one), false);
+    let mut a = Peer::tls(&one, 10).await;
+    let mut b = Peer::tls(&two, 11).await;
+    eventually("both are known on both sides", || {
+        one.relay.stats().remote_clients >= 1 && two.relay.stats().remote_clients >= 1
+    })
+    .await;
+    for round in 0..3u8 {
+        a.client.send(b.key, &[round; 200]);
+        assert_eq!(b.packet().await.packet[..], [round; 200]);
+        b.client.send(a.key, &[round; 2000]);
+        assert_eq!(a.packet().await.packet[..], [round; 2000]);
+    }
+    let b_key = b.key;
+    drop(b);
+    let gone = a.until(|event| matches!(event, DerpEvent::PeerGone { .. })).await;
+    assert_eq!(gone, DerpEvent::PeerGone { peer: b_key, reason: PeerGone::Disconnected });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_that_stops_writes_what_waits_and_clients_come_back() {
+    let running = start(config(1));
+    let a = Peer::plain(&running, 10).await;
+    let mut b = Peer::plain(&running, 11).await;
+    for _ in 0..20 {
+        a.client.send(b.key, &[3; 1000]);
+    }
+    b.packet().await;
+    running.relay.drain(std::time::Duration::from_secs(5)).await;
+    b.until(|event| matches!(event, DerpEvent::Disconnected { .. })).await;
+    assert_eq!(running.relay.stats().connections, 0);
+    // The same relay answers still: the clients find it again.
+    b.until(|event| matches!(event, DerpEvent::Connected { .. })).await;
+}
