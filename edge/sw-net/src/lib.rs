@@ -8,6 +8,7 @@
 //! What is said over these connections is decided elsewhere: in `sw-relay`, `sw-control` and `sw-daemon`.
 #![forbid(unsafe_code)]
 
+pub mod acme;
 pub mod derp_client;
 pub mod dial;
 pub mod front;

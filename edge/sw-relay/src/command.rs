@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
+use sw_net::acme;
 use sw_net::front::{Front, FrontLimits};
 use sw_net::socket::{bind_udp, listen_tcp};
 use sw_net::tls::{CertStore, Identity, server_config};
@@ -23,6 +24,10 @@ use crate::verify::VerifyUrl;
 
 /// How long clients get to take what waits for them when the relay stops.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// How often an authority's certificate is looked at, and the age at which it is renewed (of 90 days).
+const ACME_CHECK: Duration = Duration::from_secs(3600);
+const ACME_RENEWAL: Duration = Duration::from_secs(60 * 24 * 3600);
 
 /// The meta certificate is good for 30 days from its making (derp.md §3).
 const META_RENEWAL: Duration = Duration::from_secs(20 * 24 * 3600);
@@ -92,6 +97,8 @@ enum TlsMode {
     SelfSigned,
     /// Given by --cert and --key; read again on SIGHUP
     Manual,
+    /// From Let's Encrypt, for --hostname on TCP 443, renewed by itself
+    Acme,
     /// No TLS: for development, or behind a TLS proxy
     Off,
 }
@@ -134,6 +141,24 @@ fn serve(args: ServeArgs) -> anyhow::Result<()> {
         .build()
         .context("no threads")?;
     runtime.block_on(serve_async(args))
+}
+
+/// Gets a certificate if there is none or it grows old; a failure is tried again with the next check.
+async fn renew_acme(state: &StateDir, hostname: &str, store: &CertStore) {
+    let renew = async {
+        if state.acme()?.is_some_and(|(_, age)| age < ACME_RENEWAL) {
+            return Ok(());
+        }
+        let account = state.acme_account()?;
+        let issued = acme::obtain(hostname, acme::LETS_ENCRYPT, account.as_deref(), store).await?;
+        state.set_acme(&issued)?;
+        store.set_default(&Identity::from_pem(issued.chain_pem.as_bytes(), issued.key_pem.as_bytes())?);
+        info!(%hostname, "new certificate");
+        anyhow::Ok(())
+    };
+    if let Err(error) = renew.await {
+        warn!("no new certificate: {error:#}");
+    }
 }
 
 /// One descriptor per client: take what the system gives.
@@ -216,6 +241,7 @@ fn identity(args: &ServeArgs, state: &StateDir, hostname: &str) -> anyhow::Resul
             };
             Ok(Some(Identity::from_pem(&read(cert)?, &read(key)?)?))
         }
+        (TlsMode::Acme, ..) => Ok(state.acme()?.map(|(identity, _)| identity)),
         (TlsMode::Manual, ..) => bail!("--tls manual needs --cert and --key"),
     }
 }
@@ -299,6 +325,7 @@ async fn until_stopped(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut renewal = tokio::time::interval(META_RENEWAL);
+    let mut acme = tokio::time::interval(ACME_CHECK);
     loop {
         tokio::select! {
             _ = interrupt.recv() => return Ok(()),
@@ -308,6 +335,7 @@ async fn until_stopped(
                 Ok(None) => {}
                 Err(error) => warn!("the certificate stays as it is: {error:#}"),
             },
+            _ = acme.tick(), if args.tls == TlsMode::Acme => renew_acme(state, hostname, store).await,
             _ = renewal.tick() => store.set_meta(&relay.meta_cert()?),
         }
     }

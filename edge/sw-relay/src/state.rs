@@ -4,9 +4,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
+use sw_net::acme::Issued;
 use sw_net::tls::{Identity, self_signed_pem};
 use sw_types::DerpPrivate;
 
@@ -18,6 +20,9 @@ use crate::region::RelayPlace;
 const KEY_FILE: &str = "derper.key";
 const CERT_FILE: &str = "relay.crt";
 const CERT_KEY_FILE: &str = "relay.key";
+const ACME_CERT_FILE: &str = "acme.crt";
+const ACME_KEY_FILE: &str = "acme.key";
+const ACME_ACCOUNT_FILE: &str = "acme-account.json";
 const PLACE_FILE: &str = "relay.json";
 const RATE_FILE: &str = "rate.json";
 
@@ -80,6 +85,29 @@ impl StateDir {
         self.write(CERT_KEY_FILE, key.as_bytes(), 0o600)?;
         self.write(CERT_FILE, tagged(&cert).as_bytes(), 0o644)?;
         Ok(Identity::from_pem(cert.as_bytes(), key.as_bytes())?)
+    }
+
+    /// The kept certificate of the authority, and its age; whoever asks knows when it is too old.
+    pub(crate) fn acme(&self) -> anyhow::Result<Option<(Identity, Duration)>> {
+        let path = self.path(ACME_CERT_FILE);
+        let (Ok(cert), Some(key)) = (fs::read(&path), self.read_secret(ACME_KEY_FILE)?) else {
+            return Ok(None);
+        };
+        let made = fs::metadata(&path).and_then(|file| file.modified()).unwrap_or(std::time::UNIX_EPOCH);
+        let age = made.elapsed().unwrap_or_default();
+        Ok(Some((Identity::from_pem(&cert, &key)?, age)))
+    }
+
+    /// The kept account with the authority.
+    pub(crate) fn acme_account(&self) -> anyhow::Result<Option<String>> {
+        Ok(self.read_secret(ACME_ACCOUNT_FILE)?.and_then(|text| String::from_utf8(text).ok()))
+    }
+
+    /// Keeps what the authority gave.
+    pub(crate) fn set_acme(&self, issued: &Issued) -> anyhow::Result<()> {
+        self.write(ACME_ACCOUNT_FILE, issued.account_json.as_bytes(), 0o600)?;
+        self.write(ACME_KEY_FILE, issued.key_pem.as_bytes(), 0o600)?;
+        self.write(ACME_CERT_FILE, issued.chain_pem.as_bytes(), 0o644)
     }
 
     /// How fast a client may send, if there is a file about it (derp.md §8).
