@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::build::{build, reset_nat, spawn_in_background};
 use crate::leftovers::{remove_lab, run_dir};
-use crate::namespace::{NETNS_DIR, command_in, ip_batch, name_of, nft};
+use crate::namespace::{NETNS_DIR, command_in, enter, ip_batch, name_of, nft};
 use crate::plan::{MachineLink, Plan};
 use crate::{Interrupt, LabError, LocalApi, Programs, Server, Software, Topology};
 
@@ -214,6 +214,18 @@ impl World {
     /// There is no such room, or the script is refused.
     pub fn nft(&self, room: &str, script: &str) -> Result<(), LabError> {
         nft(&name_of(&self.topology.name, room), script)
+    }
+
+    /// Runs `inside` on a thread of its own in a room; the sockets that it opens stay in that room.
+    ///
+    /// # Errors
+    /// There is no such room, or what `inside` returns.
+    pub fn in_room<T: Send>(
+        &self,
+        room: &str,
+        inside: impl FnOnce() -> Result<T, LabError> + Send,
+    ) -> Result<T, LabError> {
+        enter(&name_of(&self.topology.name, room), inside)
     }
 
     /// Returns a command that runs `program` in any room of the lab.
