@@ -1,0 +1,11 @@
+//! The whole product in the lab: real binaries, real TUN devices, the kernel's own NATs.
+//!
+//! Each test names whose software it tests and against whose, so that the same body runs samewire×samewire,
+//! samewire×official and official×official. Tests that lack root or an official program print one line
+//! `skipped: why`.
+
+mod cleanup;
+mod journey;
+mod mixed;
+mod paths;
+mod scene;
