@@ -70,7 +70,9 @@ pub fn run_program(command: &mut Command, input: &str) -> Result<Output, LabErro
         return Ok(output);
     }
     let arguments: Vec<_> = command.get_args().map(|a| a.to_string_lossy().into_owned()).collect();
-    let said = String::from_utf8_lossy(&output.stderr);
+    // Some programs print their JSON errors as an answer.
+    let said = if output.stderr.is_empty() { &output.stdout } else { &output.stderr };
+    let said = String::from_utf8_lossy(said);
     Err(failed(format!("{} {}: {}", output.status, arguments.join(" "), said.trim())))
 }
 

@@ -196,7 +196,9 @@ impl Server {
     pub fn auth_key(&self) -> Result<String, LabError> {
         let answer = match self.software {
             Software::Samewire => {
-                self.control(&["keys", "create", "--reusable", "--expiry", "24h", "--json"])?
+                // It may exist from an earlier key.
+                let _exists = self.control(&["users", "create", "lab"]);
+                self.control(&["keys", "create", "--user", "lab", "--reusable", "--expiry", "24h", "--json"])?
             }
             Software::Official => {
                 // It may exist from an earlier key.
