@@ -10,7 +10,7 @@ use crate::cli::{progress, say};
 use crate::measure::{DirectTry, measure_direct, millis};
 use crate::namespace::argv;
 use crate::nat::Nat;
-use crate::topology::{LinkQuality, MachineSpec, ServerSpec, SiteSpec, Topology};
+use crate::topology::{MachineSpec, RelayProcess, ServerSpec, SiteSpec, Topology};
 use crate::{Interrupt, LabError, Programs, Software, World, find_leftovers};
 
 /// Name of the demo's lab.
@@ -37,6 +37,18 @@ pub(crate) struct DemoArgs {
     /// Whose server they join
     #[arg(long, value_parser = parse_software, default_value = "samewire", value_name = "samewire|official")]
     server: Software,
+    /// Where its relay runs
+    #[arg(long, value_parser = parse_relay, default_value = "built-in", value_name = "built-in|separate")]
+    relay: RelayProcess,
+}
+
+/// Reads where a relay runs from the command line.
+pub(crate) fn parse_relay(word: &str) -> Result<RelayProcess, String> {
+    match word {
+        "built-in" => Ok(RelayProcess::BuiltIn),
+        "separate" => Ok(RelayProcess::Separate),
+        _ => Err("must be built-in or separate".into()),
+    }
 }
 
 /// Reads a software's word from the command line.
@@ -94,12 +106,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode, LabError> {
 fn topology(args: &DemoArgs) -> Topology {
     Topology {
         name: LAB.into(),
-        server: Some(ServerSpec {
-            name: "hub".into(),
-            software: args.server,
-            ipv6: false,
-            link: LinkQuality::default(),
-        }),
+        server: Some(ServerSpec { relay: args.relay, ..ServerSpec::new("hub", args.server) }),
         site: vec![SiteSpec::new("home", Nat::Easy), SiteSpec::new("office", Nat::EasyAf)],
         machine: vec![
             MachineSpec::new("alder", "home", args.machines),

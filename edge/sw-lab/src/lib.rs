@@ -48,5 +48,7 @@ pub use nat::Nat;
 pub use programs::Programs;
 pub use server::Server;
 pub use software::Software;
-pub use topology::{LinkQuality, MachineSpec, PortMapping, ServerSpec, SiteSpec, Topology, Udp};
+pub use topology::{
+    LinkQuality, MachineSpec, PortMapping, RelayProcess, ServerSpec, SiteSpec, Topology, Udp,
+};
 pub use world::{Machine, Roam, World};

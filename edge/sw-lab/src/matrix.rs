@@ -9,8 +9,9 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::cli::{plain_table, progress, say};
-use crate::demo::parse_software;
+use crate::demo::{parse_relay, parse_software};
 use crate::measure::{DirectTry, measure_direct};
+use crate::topology::RelayProcess;
 use crate::{Interrupt, LabError, Programs, Software, World};
 use kinds::Kind;
 
@@ -35,6 +36,9 @@ pub(crate) struct MatrixArgs {
     /// Whose software runs on which side and on the server; the official ones alone are also run when found
     #[arg(long = "run", value_name = "SIDE:SIDE@SERVER", value_parser = parse_run)]
     runs: Vec<Run>,
+    /// Where the relay of our server runs
+    #[arg(long, value_parser = parse_relay, default_value = "built-in", value_name = "built-in|separate")]
+    relay: RelayProcess,
     /// Longest wait for a direct path, seconds
     #[arg(long, default_value_t = 12, value_name = "SECONDS")]
     limit: u64,
@@ -172,7 +176,7 @@ fn run_pairs(
     let mut kinds: Vec<Kind> = pairs.iter().flat_map(|(a, b)| [*a, *b]).collect();
     kinds.sort_unstable();
     kinds.dedup();
-    let topology = kinds::topology(LAB, &kinds, run.sides, run.server);
+    let topology = kinds::topology(LAB, &kinds, run.sides, (run.server, args.relay));
     let mut world = World::build(topology, programs.clone(), interrupt.clone())?;
     let key = world.start_server()?;
     for kind in &kinds {

@@ -1,7 +1,7 @@
 //! From a topology to scripts: which namespaces, cables, addresses, routes and rules make it real.
 //!
 //! Pure: nothing here touches the machine. Addresses are of the documentation ranges, so they look global to
-//! programs and exist nowhere: servers and machines on the Internet in 198.51.100.0/24, routers in 203.0.113.0/24,
+//! programs and exist nowhere: machines on the Internet in 198.51.100.0/24, routers in 203.0.113.0/24, the server in 10.66.0.0/24,
 //! networks behind routers 192.168.N.0/24 (100.64.N.0/24 where another router hangs in it), IPv6 2001:db8:N::/48.
 
 use std::collections::BTreeMap;
@@ -12,6 +12,10 @@ use crate::topology::{INTERNET, LinkQuality, MachineSpec, PortMapping, SiteSpec,
 
 /// Room that plays the Internet.
 pub(crate) const INTERNET_ROOM: &str = "internet";
+
+/// The server's network. WHY a private one: official clients that were given a plain http URL come back to a public
+/// address by TLS on port 443 alone (control.md §1.3), and a lab has no certificate authority.
+const SERVER_BLOCK: [u8; 3] = [10, 66, 0];
 
 /// TCP port of the UPnP responder of every router.
 pub(crate) const UPNP_PORT: u16 = 5000;
@@ -115,6 +119,7 @@ struct Planner<'a> {
     plan: Plan,
     internet_ports: u16,
     public_legs: u8,
+    server_legs: u8,
     site_legs: u8,
     sites: BTreeMap<String, SiteNet>,
 }
@@ -127,6 +132,7 @@ impl Plan {
             plan: Self::default(),
             internet_ports: 0,
             public_legs: 0,
+            server_legs: 0,
             site_legs: 0,
             sites: BTreeMap::new(),
         };
@@ -225,10 +231,11 @@ impl Planner<'_> {
         let index = self.internet_ports;
         let port = format!("p{index}");
         let is_site = interface == "wan0";
-        let (block, used) = if is_site {
-            ([203, 0, 113], &mut self.site_legs)
-        } else {
-            ([198, 51, 100], &mut self.public_legs)
+        let is_server = self.topology.server.as_ref().is_some_and(|s| s.name == room);
+        let (block, used) = match (is_site, is_server) {
+            (true, _) => ([203, 0, 113], &mut self.site_legs),
+            (false, true) => (SERVER_BLOCK, &mut self.server_legs),
+            (false, false) => ([198, 51, 100], &mut self.public_legs),
         };
         let base = *used * 4;
         *used += 1;
@@ -311,12 +318,7 @@ mod tests {
         birch.ipv6 = true;
         Topology {
             name: "two".into(),
-            server: Some(ServerSpec {
-                name: "hub".into(),
-                software: Software::Samewire,
-                ipv6: true,
-                link: LinkQuality::default(),
-            }),
+            server: Some(ServerSpec { ipv6: true, ..ServerSpec::new("hub", Software::Samewire) }),
             site: vec![flat, SiteSpec::new("isp", Nat::EasyAf), home],
             machine: vec![alder, birch],
         }

@@ -10,13 +10,14 @@ use serde_json::Value;
 use crate::build::spawn_in_background;
 use crate::namespace::{command_in, run_program};
 use crate::programs::Programs;
+use crate::topology::RelayProcess;
 use crate::{Interrupt, LabError, Software};
 
 /// TCP port of the control server.
 const CONTROL_PORT: u16 = 8080;
 
-/// TCP port of the official relay.
-const DERPER_PORT: u16 = 3340;
+/// TCP port of a relay that is a program of its own.
+const RELAY_PORT: u16 = 3340;
 
 /// Longest wait for a server to serve.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -25,6 +26,7 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Server {
     software: Software,
+    relay_process: RelayProcess,
     namespace: String,
     addresses: Vec<IpAddr>,
     host: String,
@@ -39,7 +41,7 @@ pub struct Server {
 impl Server {
     /// Takes the server's name and addresses; with more than one address machines know it by its name.
     pub(crate) fn new(
-        software: Software,
+        (software, relay_process): (Software, RelayProcess),
         (name, addresses): (&str, &[IpAddr]),
         namespace: &str,
         dir: &Path,
@@ -51,6 +53,7 @@ impl Server {
         };
         Self {
             software,
+            relay_process,
             namespace: namespace.to_owned(),
             addresses: addresses.to_vec(),
             host,
@@ -83,10 +86,15 @@ impl Server {
     /// A program is absent, ends at once or does not serve in time.
     pub fn start(&mut self, interrupt: &Interrupt) -> Result<(), LabError> {
         match self.software {
-            Software::Samewire => self.control = Some(self.spawn(self.samewire_control()?, "control.log")?),
+            Software::Samewire => {
+                if self.relay_process == RelayProcess::Separate {
+                    self.start_own_relay(interrupt)?;
+                }
+                self.control = Some(self.spawn(self.samewire_control()?, "control.log")?);
+            }
             Software::Official => {
                 self.write_headscale_files()?;
-                self.start_relay()?;
+                self.start_derper()?;
                 self.control = Some(self.spawn(self.headscale(&["serve"])?, "headscale.log")?);
             }
             Software::None => {
@@ -100,7 +108,7 @@ impl Server {
             if let Some(status) = self.relay.as_mut().and_then(|c| c.try_wait().ok().flatten()) {
                 return Err(self.not_serving(&format!("its relay ended with {status}")));
             }
-            let has_relay = self.relay.is_none() || self.answers(DERPER_PORT);
+            let has_relay = self.relay.is_none() || self.answers(RELAY_PORT);
             Ok((has_relay && self.answers(CONTROL_PORT)).then_some(()))
         })?;
         served.ok_or_else(|| {
@@ -119,18 +127,34 @@ impl Server {
         end(&mut self.control);
     }
 
-    /// Ends the relay alone; ours serves both in one process, so there it is the same as [`Self::kill_control`].
+    /// Ends the relay, if it is a program of its own.
     pub fn kill_relay(&mut self) {
-        match self.software {
-            Software::Samewire => end(&mut self.control),
-            Software::Official | Software::None => end(&mut self.relay),
-        }
+        end(&mut self.relay);
     }
 
-    fn start_relay(&mut self) -> Result<(), LabError> {
+    /// Starts `samewire relay` and asks it for the map by which machines find it.
+    fn start_own_relay(&mut self, interrupt: &Interrupt) -> Result<(), LabError> {
+        let state = self.dir.join("relay");
+        let mut command = command_in(&self.namespace, &self.programs.samewire)?;
+        command.args(["relay", "--listen", &self.listen(RELAY_PORT), "--stun-listen", &self.listen(3478)]);
+        command.args(["--hostname", &self.relay_host()]).arg("--state").arg(&state).env("HOME", &self.dir);
+        self.relay = Some(self.spawn(command, "relay.log")?);
+        let serves = interrupt.wait_for(START_LIMIT, || Ok(self.answers(RELAY_PORT).then_some(())))?;
+        serves.ok_or_else(|| self.not_serving("its relay does not answer"))?;
+        let mut command = command_in(&self.namespace, &self.programs.samewire)?;
+        command.args(["relay", "derp-map"]).arg("--state").arg(&state);
+        let map = run_program(&mut command, "")?;
+        std::fs::write(self.derp_map(), map.stdout).map_err(|e| self.not_serving(&e.to_string()))
+    }
+
+    fn derp_map(&self) -> PathBuf {
+        self.dir.join("derp-map.json")
+    }
+
+    fn start_derper(&mut self) -> Result<(), LabError> {
         let (_, derper) = self.programs.official_server()?;
         let mut command = command_in(&self.namespace, derper)?;
-        command.arg("-a").arg(self.listen(DERPER_PORT)).args(["-http-port", "-1", "-certmode", "manual"]);
+        command.arg("-a").arg(self.listen(RELAY_PORT)).args(["-http-port", "-1", "-certmode", "manual"]);
         command.arg("-hostname").arg(self.relay_host()).arg("-certdir").arg(self.dir.join("certs"));
         command.arg("-c").arg(self.dir.join("derper.key")).env("HOME", &self.dir);
         self.relay = Some(self.spawn(command, "derper.log")?);
@@ -145,6 +169,9 @@ impl Server {
         let mut command = command_in(&self.namespace, &self.programs.samewire)?;
         let (url, listen) = (self.url(), self.listen(CONTROL_PORT));
         command.args(["control", "serve", "--url", &url, "--listen", &listen]);
+        if self.relay_process == RelayProcess::Separate {
+            command.arg("--no-relay").arg("--derp-map").arg(self.derp_map());
+        }
         command.arg("--state").arg(self.state_dir()).args(&self.extra).env("HOME", &self.dir);
         Ok(command)
     }
@@ -249,7 +276,7 @@ impl Server {
         let derp = format!(
             "regions:\n  900:\n    regionid: 900\n    regioncode: lab\n    regionname: lab\n    nodes:\n      - name: 900a\n        \
              regionid: 900\n        hostname: {host}\n{addresses}        stunport: 3478\n        \
-             derpport: {DERPER_PORT}\n        insecurefortests: true\n",
+             derpport: {RELAY_PORT}\n        insecurefortests: true\n",
             host = self.relay_host(),
         );
         std::fs::create_dir_all(self.dir.join("certs")).map_err(failed)?;

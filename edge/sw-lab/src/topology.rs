@@ -43,12 +43,34 @@ pub struct ServerSpec {
     /// Whose server runs there.
     #[serde(default)]
     pub software: Software,
+    /// Where its relay runs.
+    #[serde(default)]
+    pub relay: RelayProcess,
     /// Also reachable over IPv6.
     #[serde(default)]
     pub ipv6: bool,
     /// Its cable to the Internet.
     #[serde(default)]
     pub link: LinkQuality,
+}
+
+/// Where the relay of our server runs; Headscale's is always a program of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RelayProcess {
+    /// In the server, as for most people.
+    #[default]
+    BuiltIn,
+    /// As `samewire relay` on the same machine, so that either can end without the other.
+    Separate,
+}
+
+impl ServerSpec {
+    /// Returns a server with IPv4 and its relay built in.
+    pub fn new(name: &str, software: Software) -> Self {
+        let (relay, link) = (RelayProcess::BuiltIn, LinkQuality::default());
+        Self { name: name.to_owned(), software, relay, ipv6: false, link }
+    }
 }
 
 /// Whether a site lets UDP out.

@@ -121,7 +121,8 @@ impl World {
             std::fs::create_dir_all(&dir).map_err(failed)?;
             let reached_at = (spec.name.as_str(), self.plan.addresses(&spec.name));
             let namespace = name_of(&name, &spec.name);
-            self.server = Some(Server::new(spec.software, reached_at, &namespace, &dir, &self.programs));
+            self.server =
+                Some(Server::new((spec.software, spec.relay), reached_at, &namespace, &dir, &self.programs));
         }
         for spec in &self.topology.machine {
             let dir = dir.join(&spec.name);

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sw_lab::{
-    Interrupt, LabError, LinkQuality, MachineSpec, Nat, Programs, ServerSpec, SiteSpec, Software, Topology,
+    Interrupt, LabError, MachineSpec, Nat, Programs, RelayProcess, ServerSpec, SiteSpec, Software, Topology,
     World,
 };
 
@@ -82,8 +82,7 @@ pub(crate) fn two_sites(lab: &str, cast: Cast, nats: [Nat; 2]) -> Option<Scene> 
 
 pub(crate) fn scene(lab: &str, server: Software, site: Vec<SiteSpec>, machine: Vec<MachineSpec>) -> Scene {
     let turn = turn();
-    let server =
-        ServerSpec { name: "hub".into(), software: server, ipv6: false, link: LinkQuality::default() };
+    let server = ServerSpec { relay: RelayProcess::Separate, ..ServerSpec::new("hub", server) };
     let topology = Topology { name: lab.into(), server: Some(server), site, machine };
     let mut world = World::build(topology, programs(), Interrupt::default()).expect("a lab");
     let key = world.start_server().unwrap_or_else(|e| panic!("{e}\n{}", logs(lab)));

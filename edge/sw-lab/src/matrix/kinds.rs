@@ -2,7 +2,9 @@
 
 use crate::Software;
 use crate::nat::Nat;
-use crate::topology::{INTERNET, LinkQuality, MachineSpec, PortMapping, ServerSpec, SiteSpec, Topology, Udp};
+use crate::topology::{
+    INTERNET, MachineSpec, PortMapping, RelayProcess, ServerSpec, SiteSpec, Topology, Udp,
+};
 
 /// A kind of network that machines sit in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -164,12 +166,16 @@ impl Kind {
 }
 
 /// Returns the lab in which all `kinds` stand, each with a machine on side `a` and one on side `b`.
-pub(super) fn topology(name: &str, kinds: &[Kind], software: [Software; 2], server: Software) -> Topology {
+pub(super) fn topology(
+    name: &str,
+    kinds: &[Kind],
+    software: [Software; 2],
+    (server, relay): (Software, RelayProcess),
+) -> Topology {
     let ipv6 = kinds.iter().any(|k| k.has_v6());
-    let link = LinkQuality::default();
     let mut topology = Topology {
         name: name.to_owned(),
-        server: Some(ServerSpec { name: "hub".into(), software: server, ipv6, link }),
+        server: Some(ServerSpec { relay, ipv6, ..ServerSpec::new("hub", server) }),
         ..Topology::default()
     };
     for kind in kinds {
@@ -191,7 +197,12 @@ mod tests {
 
     #[test]
     fn every_kind_stands_in_a_lab_that_can_be_built() {
-        let topology = topology("matrix", &Kind::ALL, [Software::Samewire; 2], Software::Samewire);
+        let topology = topology(
+            "matrix",
+            &Kind::ALL,
+            [Software::Samewire; 2],
+            (Software::Samewire, RelayProcess::BuiltIn),
+        );
         assert_eq!(topology.validate(), Ok(()));
     }
 
