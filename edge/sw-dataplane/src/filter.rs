@@ -36,3 +36,21 @@ impl PacketFilter for PassAll {
         Verdict::Pass
     }
 }
+
+/// The filters of a node, from its policy.
+impl PacketFilter for sw_filter::Gate {
+    fn outbound(&self, peer: &NodeKey, packet: &[u8]) -> Verdict {
+        verdict(self.outbound(peer, packet))
+    }
+
+    fn inbound(&self, peer: &NodeKey, packet: &[u8], owns: &dyn Fn(IpAddr) -> bool) -> Verdict {
+        verdict(self.inbound(peer, packet, owns))
+    }
+}
+
+fn verdict(verdict: sw_filter::Verdict) -> Verdict {
+    match verdict {
+        sw_filter::Verdict::Accept => Verdict::Pass,
+        sw_filter::Verdict::Drop(_) => Verdict::Drop,
+    }
+}
