@@ -35,6 +35,7 @@ use crate::relays::Relays;
 use crate::sockets::SocketFactory;
 use crate::store::Store;
 
+pub(crate) use self::queries::PingTarget;
 pub(crate) use self::start::start;
 
 /// Messages handled before the outputs are looked at again.
@@ -118,6 +119,7 @@ pub(crate) struct Core {
     control: ControlTasks,
     reconciler: Option<Reconciler>,
     resolver: Arc<ArcSwap<Resolver>>,
+    dns: Arc<DnsService>,
     sockets: SocketFactory,
     /// The disco key's bytes: a new path engine is made when the node key changes.
     disco: zeroize::Zeroizing<[u8; 32]>,

@@ -19,6 +19,7 @@ mod core;
 mod dns_service;
 mod errors;
 mod local_api;
+mod metrics;
 mod ping;
 mod relays;
 mod sockets;
