@@ -515,7 +515,8 @@ impl Node {
         self.folded_stream = None;
         self.auth_url.clear();
         if let Some(config) = &mut self.prefs.config {
-            let mut kept = Persist { network_lock_key: config.network_lock_key.clone(), ..Persist::default() };
+            let mut kept =
+                Persist { network_lock_key: config.network_lock_key.clone(), ..Persist::default() };
             if server == Server::Kept {
                 kept.user_profile = config.user_profile.clone();
                 kept.server_key.clone_from(&config.server_key);

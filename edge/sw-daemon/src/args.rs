@@ -25,9 +25,6 @@ pub struct DaemonArgs {
     /// State file, for compatibility; `mem:` keeps nothing
     #[arg(long, value_name = "FILE")]
     state: Option<String>,
-    /// Socket for local programs
-    #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
     /// Name of the TUN interface, or userspace-networking
     #[arg(long, value_name = "NAME")]
     tun: Option<String>,
@@ -51,7 +48,7 @@ pub struct DaemonArgs {
 }
 
 impl DaemonArgs {
-    fn config(&self) -> DaemonConfig {
+    fn config(&self, given_socket: Option<PathBuf>) -> DaemonConfig {
         let is_root = rustix::process::geteuid().is_root();
         let tun = match self.tun.as_deref() {
             Some(USERSPACE) => TunMode::Userspace,
@@ -60,13 +57,19 @@ impl DaemonArgs {
             None => TunMode::Userspace,
         };
         let is_memory = self.state.as_deref() == Some("mem:");
-        let from_state_file = self.state.as_deref().and_then(|file| std::path::Path::new(file).parent()).map(ToOwned::to_owned);
-        let state_dir = self.statedir.clone().or(from_state_file).or_else(|| Some(user_path(is_root, DEFAULT_STATE, "XDG_STATE_HOME", ".local/state", "samewire/node")));
-        let socket = self.socket.clone().unwrap_or_else(|| user_path(is_root, SOCKET_PATH, "XDG_RUNTIME_DIR", ".cache", "samewire/samewire.sock"));
+        let from_state_file =
+            self.state.as_deref().and_then(|file| std::path::Path::new(file).parent()).map(ToOwned::to_owned);
+        let state_dir = self.statedir.clone().or(from_state_file).or_else(|| {
+            Some(user_path(is_root, DEFAULT_STATE, "XDG_STATE_HOME", ".local/state", "samewire/node"))
+        });
+        let is_default_socket = given_socket.is_none();
+        let socket = given_socket.unwrap_or_else(|| {
+            user_path(is_root, SOCKET_PATH, "XDG_RUNTIME_DIR", ".cache", "samewire/samewire.sock")
+        });
         DaemonConfig {
             state_dir: state_dir.filter(|_| !is_memory),
             socket: Some(socket),
-            official_alias: (is_root && self.socket.is_none()).then(|| PathBuf::from(OFFICIAL_SOCKET_PATH)),
+            official_alias: (is_root && is_default_socket).then(|| PathBuf::from(OFFICIAL_SOCKET_PATH)),
             tun,
             port: match self.port {
                 None => Port::Preferred(DEFAULT_NODE_PORT),
@@ -84,21 +87,29 @@ fn user_path(is_root: bool, of_root: &str, variable: &str, in_home: &str, rest: 
     if is_root {
         return PathBuf::from(of_root);
     }
-    let base = std::env::var_os(variable).map(PathBuf::from).or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(in_home)));
+    let base = std::env::var_os(variable)
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(in_home)));
     base.unwrap_or_else(std::env::temp_dir).join(rest)
 }
 
-/// Runs the daemon until it is told to stop.
-pub fn run(args: &DaemonArgs) -> ExitCode {
+/// Runs the daemon until it is told to stop. `socket` is where local programs reach it.
+pub fn run(args: &DaemonArgs, socket: Option<PathBuf>) -> ExitCode {
     start_log(args.verbose);
-    let config = args.config();
+    let config = args.config(socket);
     if args.cleanup {
         return cleanup(&config);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().thread_name("sw-async").build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .thread_name("sw-async")
+        .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
-        Err(error) => return report(&Problem::other("the daemon could not start.", errors::chain(&error), "")),
+        Err(error) => {
+            return report(&Problem::other("the daemon could not start.", errors::chain(&error), ""));
+        }
     };
     runtime.block_on(async {
         let mut daemon = match Daemon::start(config).await {
@@ -120,10 +131,14 @@ pub fn run(args: &DaemonArgs) -> ExitCode {
 }
 
 fn cleanup(config: &DaemonConfig) -> ExitCode {
-    let (TunMode::Interface(name), Some(directory)) = (&config.tun, &config.state_dir) else { return ExitCode::SUCCESS };
+    let (TunMode::Interface(name), Some(directory)) = (&config.tun, &config.state_dir) else {
+        return ExitCode::SUCCESS;
+    };
     match sw_os::Reconciler::start(name, directory.join(crate::store::JOURNAL_FILE)) {
         Ok(_undone_by_start) => ExitCode::SUCCESS,
-        Err(error) => report(&Problem::other("the cleanup was not possible.", errors::chain(&error), "run it as root")),
+        Err(error) => {
+            report(&Problem::other("the cleanup was not possible.", errors::chain(&error), "run it as root"))
+        }
     }
 }
 

@@ -15,7 +15,11 @@ const BACKLOG_MAX: usize = 128;
 pub(crate) enum BusMessage {
     Notify(Arc<Notify>),
     /// The network changed; each watcher fetches as much of it as it asked for.
-    Netmap { peers: Arc<BTreeSet<NodeId>>, removed: Arc<Vec<NodeId>>, is_whole: bool },
+    Netmap {
+        peers: Arc<BTreeSet<NodeId>>,
+        removed: Arc<Vec<NodeId>>,
+        is_whole: bool,
+    },
 }
 
 /// Tells all watchers.

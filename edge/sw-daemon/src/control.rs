@@ -9,7 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request};
 use sw_node::control::RequestFailure;
-use sw_tailcfg::{BODY_MAX, MapRequest, MapResponse, RegisterRequest, RegisterResponse, decode_answer, encode};
+use sw_tailcfg::{
+    BODY_MAX, MapRequest, MapResponse, RegisterRequest, RegisterResponse, decode_answer, encode,
+};
 use sw_types::local::Problem;
 use sw_types::problem::Slug;
 use sw_types::{ControlKey, NodeKey};
@@ -71,9 +73,8 @@ impl ControlError {
             Self::KeyChanged { host, new, old } => {
                 Slug::ServerKeyChanged.problem(&[("host", host), ("new", &new.short()), ("old", old)])
             }
-            Self::Status { status: 429, .. } => {
-                Slug::TooManyTries.problem(&[("reason", "too many tries from this machine"), ("time", "some seconds")])
-            }
+            Self::Status { status: 429, .. } => Slug::TooManyTries
+                .problem(&[("reason", "too many tries from this machine"), ("time", "some seconds")]),
             Self::Status { status, text, .. } => Problem::other(
                 format!("the server {host} refuses the request."),
                 format!("it says: {text} (status {status})"),
@@ -121,7 +122,12 @@ impl ControlClient {
     }
 
     /// Posts a body to a path and returns the answer's.
-    pub(crate) async fn post(&self, path: &str, body: Vec<u8>, keys: &[NodeKey]) -> Result<Vec<u8>, ControlError> {
+    pub(crate) async fn post(
+        &self,
+        path: &str,
+        body: Vec<u8>,
+        keys: &[NodeKey],
+    ) -> Result<Vec<u8>, ControlError> {
         self.exchange(Method::POST, path, body, keys).await
     }
 
@@ -157,7 +163,8 @@ pub(crate) struct Head {
 
 impl Head {
     fn into_error(self, body: &[u8]) -> ControlError {
-        let text: String = String::from_utf8_lossy(body).chars().filter(|c| !c.is_control()).take(ERROR_TEXT_MAX).collect();
+        let text: String =
+            String::from_utf8_lossy(body).chars().filter(|c| !c.is_control()).take(ERROR_TEXT_MAX).collect();
         let retry_after = self
             .headers
             .get(http::header::RETRY_AFTER)

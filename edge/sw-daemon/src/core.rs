@@ -131,6 +131,8 @@ pub(crate) struct Core {
     pub(crate) activity: BTreeMap<sw_types::NodeKey, Instant>,
     cache_due: Option<Instant>,
     slept_nanos: i64,
+    /// It cannot go on.
+    is_over: bool,
 }
 
 impl Core {
@@ -169,6 +171,9 @@ impl Core {
                 () = tokio::time::sleep(sleep) => self.on_deadline(),
             }
             self.notice_suspend();
+            if self.is_over {
+                break;
+            }
         }
         self.shut_down();
     }
@@ -178,7 +183,8 @@ impl Core {
     }
 
     fn until_deadline(&self) -> Duration {
-        let deadlines = [self.node.next_deadline(), self.paths.next_deadline().map(|(at, _)| at), self.cache_due];
+        let deadlines =
+            [self.node.next_deadline(), self.paths.next_deadline().map(|(at, _)| at), self.cache_due];
         match deadlines.into_iter().flatten().min() {
             Some(at) => at - self.now().mono,
             None => Duration::from_secs(3600),

@@ -46,7 +46,8 @@ impl DnsService {
         match view.transport() {
             Transport::Udp(udp) if udp.dst_port() == DNS_PORT => {
                 let reply = ReplyTo { from: view.dst(), to: view.src(), port: udp.src_port() };
-                self.on_query(udp.payload().to_vec(), reply, device);
+                let query = udp.payload().unwrap_or_default().to_vec();
+                self.on_query(query, reply, device);
             }
             Transport::Icmp(icmp) if icmp.is_echo_request() => {
                 if let Some(reply) = echo_reply(&view) {

@@ -67,7 +67,10 @@ impl Daemon {
     }
 
     /// Sends a LocalAPI request without a socket, with full rights; for programs that embed the node.
-    pub async fn local_api(&self, request: http::Request<bytes::Bytes>) -> http::Response<local_api::ResponseBody> {
+    pub async fn local_api(
+        &self,
+        request: http::Request<bytes::Bytes>,
+    ) -> http::Response<local_api::ResponseBody> {
         local_api::handle_in_process(&self.core, request).await
     }
 

@@ -130,7 +130,8 @@ async fn serve_connection(stream: UnixStream, core: CoreHandle) {
             Ok::<_, Infallible>(response)
         }
     });
-    let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    let connection =
+        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     if let Err(error) = connection.await {
         tracing::trace!(%error, "LocalAPI connection");
     }
@@ -149,11 +150,12 @@ async fn handle(core: &CoreHandle, caller: Caller, request: &Request<Bytes>) -> 
         return finish(text(StatusCode::FORBIDDEN, "invalid request"));
     }
     let path = request.uri().path();
-    let response = match path.strip_prefix("/localapi/v0/").or_else(|| path.strip_prefix("/localapi/samewire/v1/")) {
-        Some(endpoint) => handlers::dispatch(core, caller, request, endpoint).await,
-        None if path == "/" => text(StatusCode::OK, "samewire: the API for programs on this machine\n"),
-        None => text(StatusCode::NOT_FOUND, "not found"),
-    };
+    let response =
+        match path.strip_prefix("/localapi/v0/").or_else(|| path.strip_prefix("/localapi/samewire/v1/")) {
+            Some(endpoint) => handlers::dispatch(core, caller, request, endpoint).await,
+            None if path == "/" => text(StatusCode::OK, "samewire: the API for programs on this machine\n"),
+            None => text(StatusCode::NOT_FOUND, "not found"),
+        };
     finish(response)
 }
 

@@ -31,7 +31,13 @@ pub(crate) fn render(core: &mut Core) -> String {
     text.push_str("# TYPE tailscaled_health_messages gauge\n# HELP tailscaled_health_messages Number of health messages\n");
     let _infallible = writeln!(text, "tailscaled_health_messages{{type=\"warning\"}} {health}");
     for (counter, value) in core.device.stats().counters {
-        plain(&mut text, &format!("samewire_dataplane_{}_total", counter.label()), "counter", "Data plane", value);
+        plain(
+            &mut text,
+            &format!("samewire_dataplane_{}_total", counter.label()),
+            "counter",
+            "Data plane",
+            value,
+        );
     }
     text
 }

@@ -56,12 +56,15 @@ pub(crate) async fn ping(core: &CoreHandle, ip: IpAddr, size: u16) -> PingResult
                 Via::PeerRelay { server, vni } => result.peer_relay = format!("{server}:vni:{vni}"),
                 Via::Relay(region) => {
                     result.derp_region_id = region.0;
-                    result.derp_region_code = core.call(move |core| core.region_code(region)).await.unwrap_or_default();
+                    result.derp_region_code =
+                        core.call(move |core| core.region_code(region)).await.unwrap_or_default();
                 }
             }
         }
         Ok(Ok(PingOutcome::UnknownPeer)) => result.err = "no matching peer".to_owned(),
-        Ok(Ok(PingOutcome::TimedOut) | Err(_)) | Err(_) => result.err = "timeout waiting for ping reply".to_owned(),
+        Ok(Ok(PingOutcome::TimedOut) | Err(_)) | Err(_) => {
+            result.err = "timeout waiting for ping reply".to_owned()
+        }
     }
     result
 }
@@ -74,7 +77,8 @@ pub(crate) fn answer_server(client: Arc<ControlClient>, request: PingRequest) {
         let result = if request.types == "c2n" {
             let answer = c2n(&request.payload.0);
             client.exchange(Method::POST, &path, answer, &[]).await
-        } else if request.types.is_empty() && (request.url_is_noise || is_same_server(&request.url, &client)) {
+        } else if request.types.is_empty() && (request.url_is_noise || is_same_server(&request.url, &client))
+        {
             client.exchange(Method::HEAD, &path, Vec::new(), &[]).await
         } else {
             return;
@@ -99,9 +103,11 @@ fn c2n(request: &[u8]) -> Vec<u8> {
     let target = head.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
     match target {
         b"/echo" => [HTTP_OK_HEAD.as_bytes(), body].concat(),
-        b"/update" => {
-            [HTTP_OK_HEAD.as_bytes(), br#"{"Err":"unsupported","Enabled":false,"Supported":false,"Started":false}"#].concat()
-        }
+        b"/update" => [
+            HTTP_OK_HEAD.as_bytes(),
+            br#"{"Err":"unsupported","Enabled":false,"Supported":false,"Started":false}"#,
+        ]
+        .concat(),
         b"/debug/health" => [HTTP_OK_HEAD.as_bytes(), b"{}"].concat(),
         _ => HTTP_BAD_REQUEST.as_bytes().to_vec(),
     }

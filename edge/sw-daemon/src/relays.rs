@@ -33,7 +33,8 @@ impl Relays {
 
     /// Takes the relay map; connections to regions that are gone or changed end.
     pub(crate) fn set_map(&mut self, map: RelayMap) {
-        self.clients.retain(|id, _| map.regions.get(id).is_some() && map.regions.get(id) == self.map.regions.get(id));
+        self.clients
+            .retain(|id, _| map.regions.get(id).is_some() && map.regions.get(id) == self.map.regions.get(id));
         self.map = map;
         self.open_home();
     }

@@ -19,7 +19,8 @@ pub(crate) struct SocketFactory {
 impl SocketFactory {
     /// `wants_marks` is false in userspace mode, where there is no tunnel to enter.
     pub(crate) fn new(wants_marks: bool) -> Self {
-        let can_mark = wants_marks && std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).is_ok_and(|probe| mark(&probe).is_ok());
+        let can_mark = wants_marks
+            && std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).is_ok_and(|probe| mark(&probe).is_ok());
         Self { can_mark: Arc::new(AtomicBool::new(can_mark)) }
     }
 
@@ -39,7 +40,11 @@ impl SocketFactory {
 
     /// A UDP socket that can reach `target`.
     pub(crate) fn udp(&self, target: SocketAddr) -> io::Result<UdpSocket> {
-        let any: SocketAddr = if target.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+        let any: SocketAddr = if target.is_ipv4() {
+            (Ipv4Addr::UNSPECIFIED, 0).into()
+        } else {
+            (Ipv6Addr::UNSPECIFIED, 0).into()
+        };
         let socket = std::net::UdpSocket::bind(any)?;
         if self.mark() != 0 {
             mark(&socket)?;

@@ -72,7 +72,12 @@ impl Store {
     }
 
     /// Saves the preferences of the profile in use; the first ones make a profile.
-    pub(crate) fn save(&mut self, prefs: &Prefs, network: NetworkProfile, now: UnixTime) -> Result<(), Problem> {
+    pub(crate) fn save(
+        &mut self,
+        prefs: &Prefs,
+        network: NetworkProfile,
+        now: UnixTime,
+    ) -> Result<(), Problem> {
         let profiles = self.profiles();
         let id = self.state.current_profile();
         let known = profiles.iter().find(|profile| profile.id == id).cloned();
@@ -122,7 +127,8 @@ impl Store {
 
     fn write(&self) -> Result<(), Problem> {
         let Some(directory) = &self.directory else { return Ok(()) };
-        write_private(&directory.join(STATE_FILE), &self.state.render()).map_err(|error| file_problem(directory, &error))
+        write_private(&directory.join(STATE_FILE), &self.state.render())
+            .map_err(|error| file_problem(directory, &error))
     }
 
     /// The network as it was, for a start without the server. What cannot be read counts as none.
@@ -180,7 +186,11 @@ fn damaged(path: &Path, error: &StateError) -> Problem {
 
 fn file_problem(directory: &Path, error: &FileError) -> Problem {
     if error.is_disk_full() {
-        return Slug::DiskFull.problem(&[("dir", &directory.display().to_string()), ("free", "0"), ("needed", "4,096")]);
+        return Slug::DiskFull.problem(&[
+            ("dir", &directory.display().to_string()),
+            ("free", "0"),
+            ("needed", "4,096"),
+        ]);
     }
     match error {
         FileError::TooOpen { path, mode } => Problem::other(

@@ -7,7 +7,10 @@ use sw_types::{Instant, Now, UnixTime};
 pub fn now() -> Now {
     let mono = nanos(clock_gettime(ClockId::Boottime));
     let wall = nanos(clock_gettime(ClockId::Realtime));
-    Now { mono: Instant::from_nanos(u64::try_from(mono).unwrap_or(0)), wall: UnixTime::from_nanos(i128::from(wall)) }
+    Now {
+        mono: Instant::from_nanos(u64::try_from(mono).unwrap_or(0)),
+        wall: UnixTime::from_nanos(i128::from(wall)),
+    }
 }
 
 /// How long the machine has slept since it was started: what one clock counts and the other does not.

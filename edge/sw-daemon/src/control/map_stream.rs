@@ -52,7 +52,8 @@ impl Frames {
 }
 
 fn decode(frame: &[u8]) -> Result<MapResponse, ControlError> {
-    let json = decompress(frame).map_err(|error| ControlError::Answer(format!("a compressed frame: {error}")))?;
+    let json =
+        decompress(frame).map_err(|error| ControlError::Answer(format!("a compressed frame: {error}")))?;
     let decoded = decode_map_response(&json).map_err(|error| ControlError::Answer(error.to_string()))?;
     for rejected in decoded.rejected {
         tracing::warn!(id = ?rejected.id, why = %rejected.why, "a peer of the map was not understood");
@@ -82,7 +83,10 @@ mod tests {
         let keep_alive = "7b224b656570416c697665223a747275657d";
         for (head, tail) in [("28b52ffd0048910000", ""), ("28b52ffd0448910000", "0e260c10")] {
             let hex = format!("{head}{keep_alive}{tail}");
-            let bytes: Vec<u8> = (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex")).collect();
+            let bytes: Vec<u8> = (0..hex.len())
+                .step_by(2)
+                .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex"))
+                .collect();
             assert!(decode(&bytes).expect("a message").keep_alive);
         }
     }

@@ -35,7 +35,12 @@ impl FromStr for ServerUrl {
             return Err(refuse());
         }
         let port = authority.port_u16();
-        Ok(Self { is_tls, host, port: port.unwrap_or(if is_tls { 443 } else { 80 }), has_port: port.is_some() })
+        Ok(Self {
+            is_tls,
+            host,
+            port: port.unwrap_or(if is_tls { 443 } else { 80 }),
+            has_port: port.is_some(),
+        })
     }
 }
 
@@ -68,7 +73,10 @@ mod tests {
         let url: ServerUrl = "https://vpn.example.org/".parse().expect("good");
         assert_eq!((url.is_tls, url.port, url.authority().as_str()), (true, 443, "vpn.example.org"));
         let url: ServerUrl = "http://[fd00::1]:8080".parse().expect("good");
-        assert_eq!((url.host.as_str(), url.port, url.authority().as_str()), ("fd00::1", 8080, "[fd00::1]:8080"));
+        assert_eq!(
+            (url.host.as_str(), url.port, url.authority().as_str()),
+            ("fd00::1", 8080, "[fd00::1]:8080")
+        );
         assert!(url.is_private());
         for bad in ["", "vpn.example.org", "ftp://x", "https://", "https://u:p@x"] {
             assert!(bad.parse::<ServerUrl>().is_err(), "{bad}");

@@ -130,7 +130,9 @@ impl ControlClient {
                 Ok(Ok(sender)) => return Ok(sender),
                 Ok(Err(error @ ControlError::KeyChanged { .. })) => return Err(error),
                 Ok(Err(error)) => drop(first_error.get_or_insert(error)),
-                Err(_) => drop(first_error.get_or_insert(unreachable(server, "no answer in time".to_owned()))),
+                Err(_) => {
+                    drop(first_error.get_or_insert(unreachable(server, "no answer in time".to_owned())))
+                }
             }
         }
         Err(first_error.unwrap_or_else(|| ControlError::Broken("no server is set".to_owned())))
@@ -182,9 +184,10 @@ impl ControlClient {
             }
         }
         match error {
-            ts2021::ConnectError::Status(status) => {
-                ControlError::NotOurs { host: server.authority(), answer: format!("{status} at {}", ts2021::PATH) }
-            }
+            ts2021::ConnectError::Status(status) => ControlError::NotOurs {
+                host: server.authority(),
+                answer: format!("{status} at {}", ts2021::PATH),
+            },
             ts2021::ConnectError::OtherProtocol => {
                 ControlError::NotOurs { host: server.authority(), answer: "another protocol".to_owned() }
             }
@@ -240,7 +243,12 @@ impl ControlClient {
         key
     }
 
-    async fn open(&self, server: &ServerUrl, trust: &Trust, alpn: &[&[u8]]) -> Result<Box<dyn Io>, ControlError> {
+    async fn open(
+        &self,
+        server: &ServerUrl,
+        trust: &Trust,
+        alpn: &[&[u8]],
+    ) -> Result<Box<dyn Io>, ControlError> {
         let tcp = dial::connect(&self.config.dial, &server.host, server.port)
             .await
             .map_err(|error| dial_error(server, error))?;
@@ -264,7 +272,9 @@ fn unreachable(server: &ServerUrl, reason: String) -> ControlError {
 
 fn dial_error(server: &ServerUrl, error: DialError) -> ControlError {
     match error {
-        DialError::Resolve { .. } | DialError::NoAddress { .. } => ControlError::UnknownName { host: server.host.clone() },
+        DialError::Resolve { .. } | DialError::NoAddress { .. } => {
+            ControlError::UnknownName { host: server.host.clone() }
+        }
         DialError::Connect { address, source } => ControlError::Unreachable {
             host: server.authority(),
             tried: address.to_string(),
@@ -290,7 +300,10 @@ async fn send_body(stream: &mut h2::SendStream<Bytes>, mut body: Bytes) -> Resul
 }
 
 /// Proxies of the environment, as other programs take them.
-pub(crate) fn proxy_from_environment(environment: &HashMap<String, String>, is_tls: bool) -> Option<dial::Proxy> {
+pub(crate) fn proxy_from_environment(
+    environment: &HashMap<String, String>,
+    is_tls: bool,
+) -> Option<dial::Proxy> {
     let names: &[&str] = if is_tls { &["HTTPS_PROXY", "https_proxy"] } else { &["HTTP_PROXY", "http_proxy"] };
     names.iter().find_map(|name| environment.get(*name)).and_then(|text| dial::Proxy::parse(text))
 }

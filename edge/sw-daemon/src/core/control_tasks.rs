@@ -86,7 +86,12 @@ async fn register(
     send(&reports, Report::Registered { id, answer }).await;
 }
 
-async fn map(client: Arc<ControlClient>, id: RequestId, request: Box<MapRequest>, reports: mpsc::Sender<Report>) {
+async fn map(
+    client: Arc<ControlClient>,
+    id: RequestId,
+    request: Box<MapRequest>,
+    reports: mpsc::Sender<Report>,
+) {
     let sink = |message| {
         let reports = reports.clone();
         async move { reports.send(Report::MapMessage { id, message: Box::new(message) }).await.is_ok() }
@@ -96,7 +101,12 @@ async fn map(client: Arc<ControlClient>, id: RequestId, request: Box<MapRequest>
     send(&reports, Report::MapEnded { id }).await;
 }
 
-async fn update(client: Arc<ControlClient>, id: RequestId, request: Box<MapRequest>, reports: mpsc::Sender<Report>) {
+async fn update(
+    client: Arc<ControlClient>,
+    id: RequestId,
+    request: Box<MapRequest>,
+    reports: mpsc::Sender<Report>,
+) {
     let answer = client.update(&request).await;
     let answer = tell(&client, answer, &reports).await.map_err(|error| error.failure());
     send(&reports, Report::Updated { id, answer }).await;

@@ -13,7 +13,11 @@ impl Core {
     pub(super) fn on_device_event(&mut self, event: Event) {
         let now = self.now();
         match event {
-            Event::NonWireGuard { from, bytes, kind: DatagramKind::Disco | DatagramKind::Stun | DatagramKind::Geneve } => {
+            Event::NonWireGuard {
+                from,
+                bytes,
+                kind: DatagramKind::Disco | DatagramKind::Stun | DatagramKind::Geneve,
+            } => {
                 let source = Source::Udp { socket: SocketId::MAIN, from };
                 if !self.paths.on_datagram(source, &bytes, now) {
                     tracing::trace!(%from, "a datagram that nobody wants");
@@ -30,10 +34,14 @@ impl Core {
                 self.paths.on_traffic(&peer, now);
             }
             Event::HandshakeFailed(_) => {}
+            Event::TunGone => {
+                tracing::error!("the TUN interface was deleted; the daemon ends, so that it is started anew");
+                self.is_over = true;
+            }
             Event::FirstPacketFrom { peer, source } => {
                 let source = match source {
                     WgSource::Udp(from) => Source::Udp { socket: SocketId::MAIN, from },
-                    WgSource::PeerRelay { addr, .. } => Source::Udp { socket: SocketId::MAIN, from: addr },
+                    WgSource::PeerRelay { via, .. } => Source::Udp { socket: SocketId::MAIN, from: via },
                     WgSource::Derp { region, from } => Source::Relay { region, from },
                 };
                 self.paths.on_authenticated(&peer, source, now);

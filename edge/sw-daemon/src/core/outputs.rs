@@ -12,7 +12,9 @@ use sw_os::{Desired, DnsConfig, RouterConfig};
 use sw_path::{EndpointType, Output as PathOutput, PathEngine, PeerInfo};
 use sw_tailcfg::EndpointType as WireEndpointType;
 use sw_types::local::{NetworkProfile, Notify};
-use sw_types::{ControlKey, DiscoPrivate, MachineKey, NodeKey, NodePrivate, RelayMap, SERVICE_IPV4, SERVICE_IPV6};
+use sw_types::{
+    ControlKey, DiscoPrivate, MachineKey, NodeKey, NodePrivate, RelayMap, SERVICE_IPV4, SERVICE_IPV6,
+};
 
 use super::{CACHE_DELAY, Core, Report};
 use crate::bus::BusMessage;
@@ -76,7 +78,8 @@ impl Core {
         let config = || {
             let url = if prefs.control_url.is_empty() { HOSTED_SERVER } else { &prefs.control_url };
             let further = persist.map(|persist| persist.server_urls.as_slice()).unwrap_or_default();
-            let urls = std::iter::once(url).chain(further.iter().chain(&self.config.server_candidates).map(String::as_str));
+            let urls = std::iter::once(url)
+                .chain(further.iter().chain(&self.config.server_candidates).map(String::as_str));
             let pinned = persist.and_then(|persist| persist.server_key.parse::<MachineKey>().ok());
             ControlConfig {
                 servers: urls.filter_map(|url| url.parse::<ServerUrl>().ok()).collect(),
@@ -112,7 +115,9 @@ impl Core {
         let Some(netmap) = self.node.netmap() else { return Vec::new() };
         let wall = self.now().wall;
         let known = netmap.peers().filter(|node| self.device.peer(&node.key).is_some());
-        known.filter_map(|node| sw_node::desired::peer_config(netmap, node, self.node.prefs(), wall)).collect()
+        known
+            .filter_map(|node| sw_node::desired::peer_config(netmap, node, self.node.prefs(), wall))
+            .collect()
     }
 
     fn set_peer(&mut self, peer: PeerConfig) {
@@ -141,8 +146,10 @@ impl Core {
         let now = self.now();
         let own = machine.as_ref().map(|machine| machine.addresses.iter().copied().collect::<Vec<_>>());
         let advertised = self.node.prefs().advertise_routes.clone().unwrap_or_default();
-        let services = if own.is_some() { vec![SERVICE_IPV4.into(), SERVICE_IPV6.into()] } else { Vec::new() };
-        self.device.set_local_addrs(own.unwrap_or_default().into_iter().chain(advertised).collect(), services);
+        let services =
+            if own.is_some() { vec![SERVICE_IPV4.into(), SERVICE_IPV6.into()] } else { Vec::new() };
+        self.device
+            .set_local_addrs(own.unwrap_or_default().into_iter().chain(advertised).collect(), services);
         let TunMode::Interface(name) = &self.config.tun else {
             self.node.on_machine_ready(now);
             return;
@@ -215,11 +222,17 @@ impl Core {
                 Notify { prefs: Some(self.node.prefs().without_secrets()), ..Notify::default() }
             }
             Event::NetmapChanged { peers, removed, is_whole } => {
-                self.bus.send(BusMessage::Netmap { peers: Arc::new(peers), removed: Arc::new(removed), is_whole });
+                self.bus.send(BusMessage::Netmap {
+                    peers: Arc::new(peers),
+                    removed: Arc::new(removed),
+                    is_whole,
+                });
                 return;
             }
             Event::BrowseToUrl(url) => Notify { browse_to_url: Some(url), ..Notify::default() },
-            Event::LoginFinished => Notify { login_finished: Some(serde_json::json!({})), ..Notify::default() },
+            Event::LoginFinished => {
+                Notify { login_finished: Some(serde_json::json!({})), ..Notify::default() }
+            }
             Event::Problem(problem) => Notify {
                 err_message: Some(problem.what.trim_end_matches('.').to_owned()),
                 problem: Some(problem),
@@ -250,17 +263,19 @@ impl Core {
                 self.device.set_path(&peer, route.path());
             }
             PathOutput::EndpointsChanged(endpoints) => {
-                let told = endpoints.iter().map(|endpoint| (endpoint.addr, wire_kind(endpoint.kind))).collect();
+                let told =
+                    endpoints.iter().map(|endpoint| (endpoint.addr, wire_kind(endpoint.kind))).collect();
                 self.node.on_endpoints(told, now);
             }
             PathOutput::HomeRegion(region) => self.relays.set_home(region),
             PathOutput::NetInfo(info) => self.node.on_net_info(wire_net_info(&info), now),
-            PathOutput::NetcheckReport(_) | PathOutput::WantRelays(_) => {}
+            PathOutput::NetcheckReport(_) => {}
             PathOutput::MeasureRelayHttp(region) => self.measure_relay(region),
             PathOutput::Resolve(name) => {
                 let reports = self.reports.clone();
                 tokio::spawn(async move {
-                    let looked_up = tokio::time::timeout(RESOLVE_MAX, tokio::net::lookup_host((name.as_str(), 0))).await;
+                    let looked_up =
+                        tokio::time::timeout(RESOLVE_MAX, tokio::net::lookup_host((name.clone(), 0))).await;
                     let addresses = match looked_up {
                         Ok(Ok(found)) => found.map(|address| address.ip()).collect(),
                         Ok(Err(_)) | Err(_) => Vec::new(),
@@ -302,7 +317,11 @@ fn wire_net_info(info: &sw_path::NetInfo) -> sw_tailcfg::NetInfo {
         working_udp: Some(info.working_udp),
         have_port_map: info.have_port_map,
         preferred_derp: info.preferred_derp.unwrap_or_default(),
-        derp_latency: info.derp_latency.iter().map(|(key, delay)| (key.clone(), delay.as_secs_f64())).collect(),
+        derp_latency: info
+            .derp_latency
+            .iter()
+            .map(|(key, delay)| (key.clone(), delay.as_secs_f64()))
+            .collect(),
         ..sw_tailcfg::NetInfo::default()
     }
 }

@@ -25,8 +25,14 @@ const EXPIRY_NOTICE: Duration = Duration::from_secs(14 * 86_400);
 /// Whom an address belongs to.
 pub(crate) enum PingTarget {
     /// This node itself.
-    Own { name: String },
-    Peer { key: NodeKey, name: String, ip: IpAddr },
+    Own {
+        name: String,
+    },
+    Peer {
+        key: NodeKey,
+        name: String,
+        ip: IpAddr,
+    },
     Unknown,
 }
 
@@ -105,18 +111,26 @@ impl Core {
             health.push(format!("The names of the network do not resolve on this machine: {error}"));
         }
         let Some(netmap) = self.node.netmap() else { return health };
-        if self.node.state() == BackendState::Running && self.relays.home().is_some() && !self.relays.is_home_connected() {
+        if self.node.state() == BackendState::Running
+            && self.relays.home().is_some()
+            && !self.relays.is_home_connected()
+        {
             health.push("The relay of this machine does not answer.".to_owned());
         }
         let now = self.now().wall;
         if let Some(expiry) = netmap.self_node.key_expiry.filter(|expiry| *expiry > now) {
             let left = expiry.saturating_since(now);
             if left < EXPIRY_NOTICE {
-                health.push(format!("This machine's key expires in {} days. To renew it: samewire login", left.as_secs() / 86_400));
+                health.push(format!(
+                    "This machine's key expires in {} days. To renew it: samewire login",
+                    left.as_secs() / 86_400
+                ));
             }
         }
         health.extend(netmap.health.iter().cloned());
-        health.extend(netmap.display_messages.values().map(|message| format!("{}: {}", message.title, message.text)));
+        health.extend(
+            netmap.display_messages.values().map(|message| format!("{}: {}", message.title, message.text)),
+        );
         health
     }
 
@@ -206,9 +220,15 @@ impl Core {
         let now = self.now().wall;
         let Some(report) = self.paths.net_report() else { return json!({ "Now": now, "UDP": false }) };
         let nanos = |map: &std::collections::BTreeMap<RegionId, Duration>| -> Value {
-            map.iter().map(|(id, delay)| (id.to_string(), json!(u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX)))).collect::<serde_json::Map<_, _>>().into()
+            map.iter()
+                .map(|(id, delay)| {
+                    (id.to_string(), json!(u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX)))
+                })
+                .collect::<serde_json::Map<_, _>>()
+                .into()
         };
-        let address = |address: Option<SocketAddr>| address.map(|address| address.to_string()).unwrap_or_default();
+        let address =
+            |address: Option<SocketAddr>| address.map(|address| address.to_string()).unwrap_or_default();
         let regions: serde_json::Map<String, Value> = self
             .relay_map
             .regions
@@ -283,12 +303,16 @@ impl Core {
     }
 
     pub(super) fn measure_relay(&mut self, region: RegionId) {
-        let Some(node) = self.relay_map.regions.get(&region).and_then(|region| region.nodes.first()).cloned() else { return };
+        let Some(node) = self.relay_map.regions.get(&region).and_then(|region| region.nodes.first()).cloned()
+        else {
+            return;
+        };
         let (dial, reports) = (self.sockets.dial_options(), self.reports.clone());
         tokio::spawn(async move {
             // The time of a TCP handshake stands for that of a request (stun-netcheck.md §4.5).
             let begin = std::time::Instant::now();
-            let connected = tokio::time::timeout(RELAY_HTTP_MAX, sw_net::dial::connect_node(&dial, &node)).await;
+            let connected =
+                tokio::time::timeout(RELAY_HTTP_MAX, sw_net::dial::connect_node(&dial, &node)).await;
             let rtt = matches!(connected, Ok(Ok(_))).then(|| begin.elapsed());
             let _stopping = reports.send(Report::RelayHttp { region, rtt }).await;
         });

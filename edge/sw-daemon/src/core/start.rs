@@ -110,6 +110,7 @@ pub(crate) async fn start(
         activity: BTreeMap::new(),
         cache_due: None,
         slept_nanos: sw_os::clock::suspended_nanos(),
+        is_over: false,
     };
     let inputs = Inputs {
         calls: call_queue,
@@ -125,7 +126,11 @@ pub(crate) async fn start(
 
 /// How the path engine is set, from what the daemon was started with.
 pub(super) fn path_config(config: &DaemonConfig) -> PathConfig {
-    PathConfig { fixed_port: matches!(config.port, Port::Fixed(_)), port_spray: false, ..PathConfig::default() }
+    PathConfig {
+        fixed_port: matches!(config.port, Port::Fixed(_)),
+        port_spray: false,
+        ..PathConfig::default()
+    }
 }
 
 fn open_inner_side(config: &DaemonConfig, store: &Store) -> Result<(PacketIo, Option<Reconciler>), Problem> {
@@ -139,7 +144,11 @@ fn open_inner_side(config: &DaemonConfig, store: &Store) -> Result<(PacketIo, Op
     };
     // First, so that what a crashed process left behind is gone before anything new is made.
     let reconciler = Reconciler::start(name, journal).map_err(|error| {
-        Problem::other("the routes of this machine cannot be set.", chain(&error), "run it as root: sudo samewire daemon")
+        Problem::other(
+            "the routes of this machine cannot be set.",
+            chain(&error),
+            "run it as root: sudo samewire daemon",
+        )
     })?;
     let tun = Tun::create(name, Want::Best).map_err(|error| tun_problem(name, &error))?;
     if let Err(error) = tun.set_queue_len(TUN_QUEUE_PACKETS) {
@@ -155,16 +164,23 @@ fn tun_problem(name: &str, error: &TunError) -> Problem {
             let holder = host::holder_of_tun(name).map(|holder| holder_text(&holder)).unwrap_or_default();
             Slug::TunNameTaken.problem(&[("tun", name), ("holder", &holder)])
         }
-        TunError::Open(cause) | TunError::Create { cause, .. } if cause.kind() == io::ErrorKind::PermissionDenied => {
+        TunError::Open(cause) | TunError::Create { cause, .. }
+            if cause.kind() == io::ErrorKind::PermissionDenied =>
+        {
             Problem {
                 slug: Slug::NoPermission.name().to_owned(),
                 what: "making the interface needs root.".to_owned(),
                 why: chain(error),
-                fix: "sudo samewire daemon, or run it without: samewire daemon --tun=userspace-networking".to_owned(),
+                fix: "sudo samewire daemon, or run it without: samewire daemon --tun=userspace-networking"
+                    .to_owned(),
             }
         }
         TunError::Name { .. } | TunError::Open(_) | TunError::Create { .. } | TunError::Configure { .. } => {
-            Problem::other("the TUN interface could not be made.", chain(error), "run without it: samewire daemon --tun=userspace-networking")
+            Problem::other(
+                "the TUN interface could not be made.",
+                chain(error),
+                "run without it: samewire daemon --tun=userspace-networking",
+            )
         }
     }
 }
@@ -192,11 +208,19 @@ fn open_device(
         mtu: usize::try_from(sw_node::desired::MTU).expect("a small number"),
     })
     .map_err(|error| {
-        Problem::other("the UDP socket could not be opened.", chain(&error), "another port: samewire daemon --port=0")
+        Problem::other(
+            "the UDP socket could not be opened.",
+            chain(&error),
+            "another port: samewire daemon --port=0",
+        )
     })?;
     if !is_free {
         let used = device.0.local_port().to_string();
-        let problem = Slug::PortTaken.problem(&[("wanted", &wanted.to_string()), ("port", &used), ("holder", &holder())]);
+        let problem = Slug::PortTaken.problem(&[
+            ("wanted", &wanted.to_string()),
+            ("port", &used),
+            ("holder", &holder()),
+        ]);
         tracing::warn!("{} {}", problem.what, problem.why);
     }
     Ok(device)

@@ -21,10 +21,28 @@ enum Needs {
 
 fn needs(method: &Method, endpoint: &str) -> Needs {
     match endpoint {
-        "status" | "whois" | "peer-by-id" | "user-profile" | "derpmap" | "dns-config" | "cert-domains" | "services"
-        | "check-prefs" | "check-ip-forwarding" | "check-udp-gro-forwarding" | "check-so-mark-in-use" | "usermetrics"
-        | "bugreport" | "file-targets" | "watch-ipn-bus" | "netcheck" | "explain" | "update/check" | "ping"
-        | "query-feature" | "tka/status" => Needs::Read,
+        "status"
+        | "whois"
+        | "peer-by-id"
+        | "user-profile"
+        | "derpmap"
+        | "dns-config"
+        | "cert-domains"
+        | "services"
+        | "check-prefs"
+        | "check-ip-forwarding"
+        | "check-udp-gro-forwarding"
+        | "check-so-mark-in-use"
+        | "usermetrics"
+        | "bugreport"
+        | "file-targets"
+        | "watch-ipn-bus"
+        | "netcheck"
+        | "explain"
+        | "update/check"
+        | "ping"
+        | "query-feature"
+        | "tka/status" => Needs::Read,
         "prefs" | "serve-config" if *method == Method::GET || *method == Method::HEAD => Needs::Read,
         _ => Needs::Write,
     }
@@ -82,15 +100,20 @@ async fn run(
         (&Method::GET, "derpmap") => {
             json_response(&core.call(|core| core.node.netmap().map(|netmap| netmap.derp_map.clone())).await?)
         }
-        (&Method::GET, "dns-config") => match core.call(|core| core.node.netmap().map(|n| n.dns.clone())).await? {
-            Some(dns) => json_response(&dns),
-            None => text(StatusCode::SERVICE_UNAVAILABLE, "no netmap"),
-        },
+        (&Method::GET, "dns-config") => {
+            match core.call(|core| core.node.netmap().map(|n| n.dns.clone())).await? {
+                Some(dns) => json_response(&dns),
+                None => text(StatusCode::SERVICE_UNAVAILABLE, "no netmap"),
+            }
+        }
         (&Method::GET, "cert-domains") => {
-            let domains = core.call(|core| core.node.netmap().map(|netmap| netmap.dns.cert_domains.clone())).await?;
+            let domains =
+                core.call(|core| core.node.netmap().map(|netmap| netmap.dns.cert_domains.clone())).await?;
             json_response(&domains.unwrap_or_default())
         }
-        (&Method::GET | &Method::HEAD, "prefs") => json_response(&core.call(|core| core.prefs_shown()).await?),
+        (&Method::GET | &Method::HEAD, "prefs") => {
+            json_response(&core.call(|core| core.prefs_shown()).await?)
+        }
         (&Method::PATCH, "prefs") => change_prefs(core, caller, &body).await?,
         (&Method::POST, "check-prefs") => match serde_json::from_slice::<Prefs>(&body) {
             Ok(_) => json_response(&json!({})),
@@ -118,7 +141,9 @@ async fn run(
             Err(_) => text(StatusCode::BAD_REQUEST, "'ip' is no address"),
         },
         (&Method::GET, "profiles/") => json_response(&core.call(|core| core.store.profiles()).await?),
-        (&Method::GET, "profiles/current") => json_response(&core.call(|core| core.store.current_profile()).await?),
+        (&Method::GET, "profiles/current") => {
+            json_response(&core.call(|core| core.store.current_profile()).await?)
+        }
         (&Method::GET, "usermetrics" | "metrics") => {
             text(StatusCode::OK, core.call(|core| super::super::metrics::render(core)).await?)
         }
@@ -142,7 +167,11 @@ async fn run(
     })
 }
 
-async fn change_prefs(core: &CoreHandle, caller: Caller, body: &[u8]) -> Result<Response<ResponseBody>, Stopped> {
+async fn change_prefs(
+    core: &CoreHandle,
+    caller: Caller,
+    body: &[u8],
+) -> Result<Response<ResponseBody>, Stopped> {
     let change = match serde_json::from_slice::<MaskedPrefs>(body) {
         Ok(change) => change,
         Err(error) => return Ok(prefs_error(&error)),
@@ -184,10 +213,14 @@ async fn debug(core: &CoreHandle, action: &str) -> Result<Response<ResponseBody>
             .await?;
         }
         "current-netmap" => {
-            return Ok(json_response(&core.call(|core| core.node.netmap().map(|netmap| netmap.to_json())).await?));
+            return Ok(json_response(
+                &core.call(|core| core.node.netmap().map(|netmap| netmap.to_json())).await?,
+            ));
         }
         "statedir" => {
-            return Ok(json_response(&core.call(|core| core.store.directory().map(ToOwned::to_owned)).await?));
+            return Ok(json_response(
+                &core.call(|core| core.store.directory().map(ToOwned::to_owned)).await?,
+            ));
         }
         "clear-netmap-cache" => core.call(|core| core.store.remove_cache()).await?,
         _ => return Ok(text(StatusCode::BAD_REQUEST, "unknown action")),
@@ -245,6 +278,9 @@ mod tests {
     #[test]
     fn queries_are_unescaped() {
         let query = parse_query("addr=100.64.0.1%3A80&x&y=a+b%zz");
-        assert_eq!((query["addr"].as_str(), query["x"].as_str(), query["y"].as_str()), ("100.64.0.1:80", "", "a b%zz"));
+        assert_eq!(
+            (query["addr"].as_str(), query["x"].as_str(), query["y"].as_str()),
+            ("100.64.0.1:80", "", "a b%zz")
+        );
     }
 }

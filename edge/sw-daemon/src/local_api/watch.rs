@@ -24,7 +24,8 @@ pub(super) async fn watch(core: &CoreHandle, bits: u64) -> Result<Response<Respo
         return Ok(text(StatusCode::BAD_REQUEST, "this mask is for use inside the daemon"));
     }
     // Subscribed on the node's task, so that nothing falls between the first message and the rest.
-    let (first, mut messages) = core.call(move |core| (first_message(core, bits), core.bus.subscribe())).await?;
+    let (first, mut messages) =
+        core.call(move |core| (first_message(core, bits), core.bus.subscribe())).await?;
     let (lines, queue) = mpsc::channel::<Bytes>(LINES_MAX);
     let core = core.clone();
     tokio::spawn(async move {
@@ -69,7 +70,11 @@ fn line(notify: &Notify) -> Bytes {
 }
 
 fn first_message(core: &Core, bits: u64) -> Option<Notify> {
-    let asked = mask::INITIAL_STATE | mask::INITIAL_PREFS | mask::INITIAL_NET_MAP | mask::INITIAL_HEALTH | mask::INITIAL_STATUS;
+    let asked = mask::INITIAL_STATE
+        | mask::INITIAL_PREFS
+        | mask::INITIAL_NET_MAP
+        | mask::INITIAL_HEALTH
+        | mask::INITIAL_STATUS;
     if bits & asked == 0 {
         return None;
     }
@@ -118,5 +123,6 @@ fn netmap_message(
     if is_whole {
         notify.self_change = serde_json::to_value(&*netmap.self_node).ok();
     }
-    (wants_map || notify.peers_changed.is_some() || notify.peers_removed.is_some() || is_whole).then_some(notify)
+    (wants_map || notify.peers_changed.is_some() || notify.peers_removed.is_some() || is_whole)
+        .then_some(notify)
 }
