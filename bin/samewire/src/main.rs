@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use sw_cli::local::{self, CalledAs};
 
 mod control;
 
@@ -10,18 +11,18 @@ mod control;
 #[derive(Debug, Parser)]
 #[command(name = "samewire", version, about, disable_help_subcommand = true)]
 struct Cli {
+    #[command(flatten)]
+    globals: local::Globals,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Print the version
-    Version {
-        /// Print one JSON object
-        #[arg(long)]
-        json: bool,
-    },
+    #[command(flatten)]
+    Local(local::Verb),
+    /// Run the node on this machine
+    Daemon(sw_daemon::DaemonArgs),
     /// The control server of a network, and its administration
     Control(control::ControlArgs),
     /// Networks of machines behind NATs on this machine, to try things before doing them
@@ -37,18 +38,22 @@ enum Command {
     Relay(sw_relay::RelayArgs),
 }
 
-#[expect(clippy::print_stdout, reason = "the answer of the command")]
-fn main() -> anyhow::Result<ExitCode> {
-    match Cli::parse().command {
-        Command::Version { json: false } => println!("{}", env!("CARGO_PKG_VERSION")),
-        Command::Version { json: true } => {
-            println!("{{\"version\":\"{}\"}}", env!("CARGO_PKG_VERSION"));
-        }
-        Command::Control(args) => return Ok(control::run(args)),
-        Command::Lab(args) => return Ok(sw_lab::run(args)),
-        Command::Policy(args) => return Ok(sw_cli::policy::run(args)),
-        Command::Wireguard { ifname } => return Ok(sw_dataplane::wireguard::run(&ifname)),
-        Command::Relay(args) => return Ok(sw_relay::run(args)),
+fn main() -> ExitCode {
+    let mut arguments: Vec<_> = std::env::args_os().collect();
+    let called_as = local::called_as(&arguments);
+    if called_as == CalledAs::Tailscaled {
+        arguments.insert(1, "daemon".into());
     }
-    Ok(ExitCode::SUCCESS)
+    let cli = Cli::parse_from(local::normalize(arguments));
+    match cli.command {
+        Command::Local(verb) => {
+            local::run(verb, &cli.globals, called_as == CalledAs::Tailscale, Cli::command())
+        }
+        Command::Daemon(args) => sw_daemon::run(&args, cli.globals.socket),
+        Command::Control(args) => control::run(args),
+        Command::Lab(args) => sw_lab::run(args),
+        Command::Policy(args) => sw_cli::policy::run(args),
+        Command::Wireguard { ifname } => sw_dataplane::wireguard::run(&ifname),
+        Command::Relay(args) => sw_relay::run(args),
+    }
 }

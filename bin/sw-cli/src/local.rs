@@ -37,7 +37,14 @@ pub struct Globals {
     #[arg(long, global = true, value_name = "PATH")]
     pub socket: Option<PathBuf>,
     /// When to colour
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN", hide_possible_values = true)]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "WHEN",
+        hide_possible_values = true
+    )]
     pub color: ColorChoice,
     /// Print the stable lines that programs read, also on a terminal
     #[arg(long, global = true, conflicts_with = "pretty", hide = true)]
@@ -295,13 +302,15 @@ pub fn warn(text: impl Display) {
 
 /// Prints an object indented by two blanks.
 pub fn say_json(value: &impl serde::Serialize) -> Outcome {
-    let text = serde_json::to_string_pretty(value).map_err(|error| Problem::other(error.to_string(), "", ""))?;
+    let text =
+        serde_json::to_string_pretty(value).map_err(|error| Problem::other(error.to_string(), "", ""))?;
     say(text)
 }
 
 /// A command line that was wrong: nothing was tried.
 pub fn misuse(what: impl Into<String>, fix: impl Into<String>) -> Failure {
-    let problem = Problem { slug: "misuse".to_owned(), what: what.into(), why: String::new(), fix: fix.into() };
+    let problem =
+        Problem { slug: "misuse".to_owned(), what: what.into(), why: String::new(), fix: fix.into() };
     warn(problem.render().trim_end());
     Failure::Exit(2)
 }
@@ -316,7 +325,8 @@ pub fn find_machine(status: &Status, words: &str) -> Result<Machine, Problem> {
     for (node, is_self) in own.chain(peers) {
         let dns_name = node.dns_name.trim_end_matches('.').to_ascii_lowercase();
         let base = dns_name.split('.').next().unwrap_or_default().to_owned();
-        let has_address = |addresses: &[std::net::IpAddr]| addresses.iter().any(|ip| ip.to_string() == wanted);
+        let has_address =
+            |addresses: &[std::net::IpAddr]| addresses.iter().any(|ip| ip.to_string() == wanted);
         let is_exact = dns_name == wanted || node.tailscale_ips.as_deref().is_some_and(has_address);
         let machine = Machine {
             name: if base.is_empty() { node.host_name.clone() } else { base.clone() },

@@ -84,6 +84,13 @@ pub enum Output {
     Event(Event),
 }
 
+/// What becomes of what is known of the server when the identity is dropped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Server {
+    Kept,
+    Forgotten,
+}
+
 /// The node core.
 #[derive(Debug)]
 pub struct Node {
@@ -230,9 +237,9 @@ impl Node {
         let server_before = self.prefs.control_url.clone();
         if let Some(mut prefs) = update {
             prefs.config.clone_from(&self.prefs.config);
-            if server_before != prefs.control_url && self.has_key() {
-                self.forget_identity(now);
-                prefs.config = None;
+            if server_before != prefs.control_url && !server_before.is_empty() {
+                self.forget_identity(Server::Forgotten, now);
+                prefs.config.clone_from(&self.prefs.config);
             }
             self.prefs = prefs;
             self.outputs.push_back(Output::Event(Event::PrefsChanged));
@@ -277,7 +284,7 @@ impl Node {
             self.control.log_out();
             self.drain_control(now);
         }
-        self.forget_identity(now);
+        self.forget_identity(Server::Kept, now);
         self.prefs.logged_out = true;
         self.outputs.push_back(Output::Save);
         self.outputs.push_back(Output::Event(Event::PrefsChanged));
@@ -293,6 +300,15 @@ impl Node {
     ) {
         self.control.on_register_answer(id, answer, now);
         self.drain_control(now);
+    }
+
+    /// The server's key (`mkey:` text) was seen for the first time; from here on no other is accepted.
+    pub fn on_server_key(&mut self, key: String) {
+        let persist = self.prefs.config.get_or_insert_default();
+        if persist.server_key.is_empty() {
+            persist.server_key = key;
+            self.outputs.push_back(Output::Save);
+        }
     }
 
     /// Why a request could not be made, in the users' words; shown until something works.
@@ -493,19 +509,20 @@ impl Node {
     }
 
     /// Drops keys and network, as at log-out and when the server is changed.
-    fn forget_identity(&mut self, now: Now) {
+    fn forget_identity(&mut self, server: Server, now: Now) {
         self.control.pause();
         self.netmap = None;
         self.folded_stream = None;
         self.auth_url.clear();
         if let Some(config) = &mut self.prefs.config {
-            // Who we were stays known, so that the next registration can name the key.
-            let kept = Persist { user_profile: config.user_profile.clone(), ..Persist::default() };
-            *config = Persist {
-                server_key: config.server_key.clone(),
-                server_urls: config.server_urls.clone(),
-                ..kept
-            };
+            let mut kept =
+                Persist { network_lock_key: config.network_lock_key.clone(), ..Persist::default() };
+            if server == Server::Kept {
+                kept.user_profile = config.user_profile.clone();
+                kept.server_key.clone_from(&config.server_key);
+                kept.server_urls.clone_from(&config.server_urls);
+            }
+            *config = kept;
         }
         self.outputs.push_back(Output::Identity(None));
         self.outputs.push_back(Output::CacheNetmap);

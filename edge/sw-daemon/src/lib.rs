@@ -1,1 +1,102 @@
-//! The node daemon: drives the node core, LocalAPI, control client.
+//! The node daemon: connects the pure cores to the world, and serves the LocalAPI.
+//!
+//! ```text
+//!   LocalAPI (Unix socket) ──┐                      ┌── ControlClient   ts2021, map stream
+//!   link monitor ────────────┤                      ├── Relays          DERP connections
+//!   data plane events ───────┼──> Core (one task) ──┼── Device          packets
+//!   relay events ────────────┤    sw_node::Node     ├── Reconciler      routes, DNS
+//!   answers of requests ─────┘    sw_path::PathEngine └─ Bus, files
+//! ```
+//!
+//! [`Daemon::start`] runs it inside any tokio runtime; [`run`] is the command `samewire daemon`.
+#![forbid(unsafe_code)]
+
+mod args;
+mod bus;
+mod config;
+mod control;
+mod core;
+mod dns_service;
+mod errors;
+mod local_api;
+mod metrics;
+mod ping;
+mod relays;
+mod sockets;
+mod store;
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+pub use args::{DaemonArgs, run};
+pub use config::{DaemonConfig, Port, TunMode};
+pub use sw_types::local::Problem;
+
+use crate::core::CoreHandle;
+
+/// Short form of the version, as official programs print theirs.
+pub const VERSION_SHORT: &str = env!("CARGO_PKG_VERSION");
+/// Long form; a dotted number stands first, since peers and servers read it.
+pub const VERSION_LONG: &str = concat!(env!("CARGO_PKG_VERSION"), "-samewire");
+
+/// A running node.
+#[derive(Debug)]
+pub struct Daemon {
+    core: CoreHandle,
+    stop: CancellationToken,
+    core_task: tokio::task::JoinHandle<()>,
+    api_task: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl Daemon {
+    /// Starts the node in the present tokio runtime.
+    ///
+    /// # Errors
+    /// A problem that a user can read and act on.
+    pub async fn start(config: DaemonConfig) -> Result<Self, Problem> {
+        let stop = CancellationToken::new();
+        let socket = config.socket.clone();
+        let alias = config.official_alias.clone();
+        let (core, core_task) = core::start(config, stop.clone()).await?;
+        let api_task = match socket {
+            Some(path) => Some(local_api::serve(path, alias, core.clone(), stop.clone())?),
+            None => None,
+        };
+        Ok(Self { core, stop, core_task, api_task })
+    }
+
+    /// Sends a LocalAPI request without a socket, with full rights; for programs that embed the node.
+    pub async fn local_api(
+        &self,
+        request: http::Request<bytes::Bytes>,
+    ) -> http::Response<local_api::ResponseBody> {
+        local_api::handle_in_process(&self.core, request).await
+    }
+
+    /// Ends the node in good order: peers' tunnels, routes, DNS settings, socket.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        if (&mut self.core_task).await.is_err() {
+            tracing::error!("the node's task has panicked");
+        }
+        if let Some(task) = self.api_task.take() {
+            let _panicked = task.await;
+        }
+    }
+
+    /// Waits until the node's task has ended by itself, which it does only when it cannot go on.
+    pub async fn ended(&mut self) {
+        let _panicked = (&mut self.core_task).await;
+    }
+}
+
+/// 32 bytes of the operating system's generator; without it nothing may go on (threat-model.md §5).
+pub(crate) fn random() -> [u8; 32] {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
+    bytes
+}
+
+/// Shares a value between the node's task and its readers.
+pub(crate) type Shared<T> = Arc<arc_swap::ArcSwap<T>>;

@@ -10,6 +10,7 @@
 //!
 //! Nothing here decides anything about the network: that is the node core's part.
 
+pub mod clock;
 pub mod dns;
 pub mod files;
 pub mod host;

@@ -104,9 +104,8 @@ impl Client {
         read_timeout: Option<Duration>,
     ) -> Result<Response, Problem> {
         let mut stream = self.connect()?;
-        let mut head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {LOCAL_HOST}\r\nTailscale-Cap: {CAP_VERSION}\r\n"
-        );
+        let mut head =
+            format!("{method} {path} HTTP/1.1\r\nHost: {LOCAL_HOST}\r\nTailscale-Cap: {CAP_VERSION}\r\n");
         if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("connection")) {
             head.push_str("Connection: close\r\n");
         }
@@ -134,7 +133,12 @@ impl Client {
     }
 
     /// Sends a JSON body and reads a JSON answer.
-    pub fn exchange<T: DeserializeOwned>(&self, method: &str, path: &str, body: &impl Serialize) -> Result<T, Problem> {
+    pub fn exchange<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Problem> {
         let body = serde_json::to_vec(body).map_err(|error| Problem::other(error.to_string(), "", ""))?;
         self.send(method, path, Some(&body))?.ok()?.json()
     }
@@ -172,16 +176,18 @@ impl Response {
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
             .collect();
-        let header = |name: &str| headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
-        let framing = if header("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked")) {
-            Framing::Chunked { left: 0, is_done: false }
-        } else if let Some(length) = header("content-length").and_then(|value| value.parse().ok()) {
-            Framing::Length(length)
-        } else if matches!(status, 204 | 304) {
-            Framing::Length(0)
-        } else {
-            Framing::UntilClosed
-        };
+        let header =
+            |name: &str| headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        let framing =
+            if header("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked")) {
+                Framing::Chunked { left: 0, is_done: false }
+            } else if let Some(length) = header("content-length").and_then(|value| value.parse().ok()) {
+                Framing::Length(length)
+            } else if matches!(status, 204 | 304) {
+                Framing::Length(0)
+            } else {
+                Framing::UntilClosed
+            };
         Ok(Self { status, headers, body: Body { reader, framing } })
     }
 
@@ -311,7 +317,8 @@ fn problem_of_error(status: u16, text: &str) -> Problem {
     if status == 403 {
         return no_permission();
     }
-    let told = if told.is_empty() { format!("the daemon answers with status {status}") } else { told.to_owned() };
+    let told =
+        if told.is_empty() { format!("the daemon answers with status {status}") } else { told.to_owned() };
     Problem::other(if told.ends_with('.') { told } else { format!("{told}.") }, "", "")
 }
 
@@ -356,9 +363,13 @@ mod tests {
 
     #[test]
     fn bodies_are_read_in_all_three_framings() {
-        let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n";
+        let chunked =
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n";
         assert_eq!(response(chunked).text().expect("a body"), "abcde");
-        assert_eq!(response(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabc").text().expect("a body"), "ab");
+        assert_eq!(
+            response(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabc").text().expect("a body"),
+            "ab"
+        );
         assert_eq!(response(b"HTTP/1.1 200 OK\r\n\r\nabc").text().expect("a body"), "abc");
         assert_eq!(response(b"HTTP/1.1 204 No Content\r\n\r\n").text().expect("a body"), "");
     }

@@ -147,7 +147,14 @@ impl PrefFlags {
             masked.set("OperatorUser", user.as_str());
         }
         if let Some(mode) = &self.netfilter_mode {
-            masked.set("NetfilterMode", match mode.as_str() { "off" => 0, "nodivert" => 1, _ => 2 });
+            masked.set(
+                "NetfilterMode",
+                match mode.as_str() {
+                    "off" => 0,
+                    "nodivert" => 1,
+                    _ => 2,
+                },
+            );
         }
         if self.advertise_routes.is_some() || self.advertise_exit_node.is_some() {
             masked.set("AdvertiseRoutes", self.routes(current)?);
@@ -165,9 +172,9 @@ impl PrefFlags {
             Some(text) => parse_routes(text)?,
             None => present.into_iter().filter(|net| !is_default(net)).collect(),
         };
-        let offers_exit = self.advertise_exit_node.unwrap_or_else(|| {
-            self.advertise_routes.is_none() && current.advertises_exit_node()
-        });
+        let offers_exit = self
+            .advertise_exit_node
+            .unwrap_or_else(|| self.advertise_routes.is_none() && current.advertises_exit_node());
         if offers_exit {
             routes.retain(|net| !is_default(net));
             for text in ["0.0.0.0/0", "::/0"] {
@@ -186,7 +193,8 @@ impl PrefFlags {
 fn parse_routes(text: &str) -> Result<Vec<IpNet>, String> {
     let mut routes = Vec::new();
     for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
-        let net: IpNet = word.parse().map_err(|_| format!("{word:?} is no prefix; write for example 192.168.8.0/24"))?;
+        let net: IpNet =
+            word.parse().map_err(|_| format!("{word:?} is no prefix; write for example 192.168.8.0/24"))?;
         if net != net.trunc() {
             return Err(format!("{word} has bits set behind the prefix; the subnet is {}", net.trunc()));
         }
@@ -265,7 +273,11 @@ pub(super) fn as_typed(flag: &str, value: &str) -> String {
         return format!("--{flag}");
     }
     let is_plain = value.chars().all(|c| c.is_ascii_alphanumeric() || "-_./:,@%+=".contains(c));
-    if is_plain { format!("--{flag}={value}") } else { format!("--{flag}='{}'", value.replace('\'', "'\\''")) }
+    if is_plain {
+        format!("--{flag}={value}")
+    } else {
+        format!("--{flag}='{}'", value.replace('\'', "'\\''"))
+    }
 }
 
 #[cfg(test)]
@@ -273,7 +285,11 @@ mod tests {
     use super::*;
 
     fn masked(flags: &PrefFlags, current: &Prefs) -> Prefs {
-        flags.to_masked(current, |name| Ok(name.to_owned())).expect("good flags").apply_to(current).expect("good prefs")
+        flags
+            .to_masked(current, |name| Ok(name.to_owned()))
+            .expect("good flags")
+            .apply_to(current)
+            .expect("good prefs")
     }
 
     #[test]
@@ -285,7 +301,8 @@ mod tests {
 
     #[test]
     fn subnets_and_exit_node_are_set_independently() {
-        let subnet = PrefFlags { advertise_routes: Some("192.168.8.0/24".to_owned()), ..PrefFlags::default() };
+        let subnet =
+            PrefFlags { advertise_routes: Some("192.168.8.0/24".to_owned()), ..PrefFlags::default() };
         let exit = PrefFlags { advertise_exit_node: Some(true), ..PrefFlags::default() };
         let prefs = masked(&subnet, &Prefs::default());
         let prefs = masked(&exit, &prefs);

@@ -171,7 +171,11 @@ pub fn shorten(text: &str, width: usize, has_unicode: bool) -> String {
     let tail = (width - 1) / 3;
     let head = width - 1 - tail;
     let tail_start = characters.len() - tail;
-    characters[..head].iter().chain(mark.chars().collect::<Vec<_>>().iter()).chain(&characters[tail_start..]).collect()
+    characters[..head]
+        .iter()
+        .chain(mark.chars().collect::<Vec<_>>().iter())
+        .chain(&characters[tail_start..])
+        .collect()
 }
 
 /// Finds the candidate nearest to a mistyped word, within an edit distance of 2.

@@ -179,8 +179,16 @@ impl Plan {
         let mut wanted = masked.apply_to(&from).map_err(|error| refuse(error.to_string()))?;
         wanted.want_running = true;
         wanted.logged_out = false;
-        let deadline = args.session.timeout.filter(|timeout| !timeout.is_zero()).map(|timeout| Instant::now() + timeout);
-        Ok(Self { wanted, masked, auth_key, deadline, shows_qr: args.session.qr == Some(true), json: args.json })
+        let deadline =
+            args.session.timeout.filter(|timeout| !timeout.is_zero()).map(|timeout| Instant::now() + timeout);
+        Ok(Self {
+            wanted,
+            masked,
+            auth_key,
+            deadline,
+            shows_qr: args.session.qr == Some(true),
+            json: args.json,
+        })
     }
 
     fn report_running(&self, context: &Context) -> Outcome {
@@ -200,7 +208,8 @@ impl Plan {
 }
 
 fn exit_node_id(status: &Status, name: &str) -> Result<String, String> {
-    let machine = find_machine(status, name).map_err(|problem| problem.what.trim_end_matches('.').to_owned())?;
+    let machine =
+        find_machine(status, name).map_err(|problem| problem.what.trim_end_matches('.').to_owned())?;
     let peers = status.peer.iter().flat_map(|peers| peers.values());
     peers
         .filter(|peer| peer.tailscale_ips.as_deref() == Some(&machine.addresses))
@@ -225,9 +234,9 @@ fn parse_tags(text: &str) -> Result<Vec<String>, String> {
 
 fn read_auth_key(text: &str) -> Result<String, Failure> {
     let Some(path) = text.strip_prefix("file:") else { return Ok(text.to_owned()) };
-    std::fs::read_to_string(path)
-        .map(|key| key.trim().to_owned())
-        .map_err(|error| misuse(format!("the file {path} with the auth key cannot be read: {error}."), "check its name"))
+    std::fs::read_to_string(path).map(|key| key.trim().to_owned()).map_err(|error| {
+        misuse(format!("the file {path} with the auth key cannot be read: {error}."), "check its name")
+    })
 }
 
 fn check_url(url: &str) -> Result<String, Failure> {
@@ -263,14 +272,19 @@ fn check_unmentioned(context: &Context, args: &UpArgs, current: &Prefs, wanted: 
     let missing: Vec<String> = current_flags
         .iter()
         .zip(&wanted_flags)
-        .filter(|((flag, now), (_, then))| now != then && !mentioned.contains(flag) && *flag != "login-server")
+        .filter(|((flag, now), (_, then))| {
+            now != then && !mentioned.contains(flag) && *flag != "login-server"
+        })
         .filter(|((flag, now), _)| !(*flag == "stateful-filtering" && now == "true"))
         .map(|((flag, now), _)| as_typed(flag, now))
         .collect();
     if missing.is_empty() {
         return Ok(());
     }
-    let typed = wanted_flags.iter().filter(|(flag, _)| mentioned.contains(flag)).map(|(flag, value)| as_typed(flag, value));
+    let typed = wanted_flags
+        .iter()
+        .filter(|(flag, _)| mentioned.contains(flag))
+        .map(|(flag, value)| as_typed(flag, value));
     let all: Vec<String> = typed.chain(missing).collect();
     let name = if context.is_official { "tailscale" } else { "samewire" };
     Err(misuse(
@@ -317,15 +331,27 @@ fn follow(
             return timed_out(context);
         }
         // Without a deadline of the user's: look at the state now and then, should a message be missed.
-        let _ignored = watch.set_read_timeout(Some(left.unwrap_or(Duration::from_secs(5)).min(Duration::from_secs(5))));
+        let _ignored =
+            watch.set_read_timeout(Some(left.unwrap_or(Duration::from_secs(5)).min(Duration::from_secs(5))));
         let notify = match watch.next_line() {
             Ok(Some(line)) => serde_json::from_str::<Notify>(&line).unwrap_or_default(),
-            Ok(None) => return Err(Problem::other("the daemon ended meanwhile.", "", "see: journalctl -u samewire -n 20").into()),
+            Ok(None) => {
+                return Err(Problem::other(
+                    "the daemon ended meanwhile.",
+                    "",
+                    "see: journalctl -u samewire -n 20",
+                )
+                .into());
+            }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                 let state = context.status()?.backend_state;
                 Notify { state: (state == "Running").then_some(BackendState::Running), ..Notify::default() }
             }
-            Err(error) => return Err(Problem::other("the connection to the daemon broke.", error.to_string(), "").into()),
+            Err(error) => {
+                return Err(
+                    Problem::other("the connection to the daemon broke.", error.to_string(), "").into()
+                );
+            }
         };
         if let Some(problem) = notify.problem.filter(|_| !context.is_official) {
             return Err(problem.into());
@@ -370,9 +396,19 @@ fn timed_out(context: &Context) -> Outcome {
     let why = match status.backend_state.as_str() {
         "NeedsLogin" if !status.auth_url.is_empty() => format!("nobody signed in at {}", status.auth_url),
         "NeedsMachineAuth" => "an admin has not approved this machine yet".to_owned(),
-        _ => status.health.first().cloned().unwrap_or_else(|| format!("its state is {}", status.backend_state)),
+        _ => {
+            status.health.first().cloned().unwrap_or_else(|| format!("its state is {}", status.backend_state))
+        }
     };
-    warn(Problem::other("the time ran out before the machine was up.", why, "it goes on trying; see: samewire status").render().trim_end());
+    warn(
+        Problem::other(
+            "the time ran out before the machine was up.",
+            why,
+            "it goes on trying; see: samewire status",
+        )
+        .render()
+        .trim_end(),
+    );
     Err(Failure::Exit(if context.is_official { 1 } else { 8 }))
 }
 
@@ -382,7 +418,9 @@ fn show_login_url(context: &Context, plan: &Plan, url: &str) -> Outcome {
         return say(tab_indented(&json!({ "AuthURL": url, "QR": code, "BackendState": "NeedsLogin" })));
     }
     warn(format!("\nTo authenticate, visit:\n\n\t{url}\n"));
-    if plan.shows_qr && let Some(code) = qr_blocks(url) {
+    if plan.shows_qr
+        && let Some(code) = qr_blocks(url)
+    {
         warn(code);
     }
     let _unused = context;
@@ -423,7 +461,9 @@ fn qr_blocks(text: &str) -> Option<String> {
 
 /// A QR code as a data URL. A bitmap in the simplest form that browsers show: SVG.
 fn qr_png_text(text: &str) -> String {
-    let Ok(code) = qrcode::QrCode::with_error_correction_level(text, qrcode::EcLevel::L) else { return String::new() };
+    let Ok(code) = qrcode::QrCode::with_error_correction_level(text, qrcode::EcLevel::L) else {
+        return String::new();
+    };
     let width = code.width();
     let mut svg = format!("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"-2 -2 {0} {0}\">", width + 4);
     for (index, color) in code.to_colors().iter().enumerate() {

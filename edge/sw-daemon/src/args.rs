@@ -1,0 +1,184 @@
+//! `samewire daemon`: its flags (those of the official daemon), its runtime, its end.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use sw_types::DEFAULT_NODE_PORT;
+use sw_types::local::{OFFICIAL_SOCKET_PATH, Problem, SOCKET_PATH};
+
+use crate::config::{DaemonConfig, Port, TunMode};
+use crate::{Daemon, errors};
+
+const USERSPACE: &str = "userspace-networking";
+const DEFAULT_TUN: &str = "samewire0";
+const DEFAULT_STATE: &str = "/var/lib/samewire/node";
+/// Threads of the runtime besides the data plane's own.
+const WORKERS: usize = 2;
+
+/// Flags of `samewire daemon`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct DaemonArgs {
+    /// Directory for keys and state
+    #[arg(long, value_name = "DIR")]
+    statedir: Option<PathBuf>,
+    /// State file, for compatibility; `mem:` keeps nothing
+    #[arg(long, value_name = "FILE")]
+    state: Option<String>,
+    /// Name of the TUN interface, or userspace-networking
+    #[arg(long, value_name = "NAME")]
+    tun: Option<String>,
+    /// UDP port; 0 lets the system choose
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
+    /// Serve a SOCKS5 proxy here
+    #[arg(long, value_name = "ADDRESS")]
+    socks5_server: Option<String>,
+    /// Serve an HTTP proxy here
+    #[arg(long, value_name = "ADDRESS")]
+    outbound_http_proxy_listen: Option<String>,
+    /// More about what it does, in the log
+    #[arg(long, value_name = "LEVEL", default_value_t = 0)]
+    verbose: u8,
+    /// Undo what a crashed daemon left on this machine, and end
+    #[arg(long)]
+    cleanup: bool,
+    #[arg(long, hide = true)]
+    no_logs_no_support: bool,
+}
+
+impl DaemonArgs {
+    fn config(&self, given_socket: Option<PathBuf>) -> DaemonConfig {
+        let is_root = rustix::process::geteuid().is_root();
+        let tun = match self.tun.as_deref() {
+            Some(USERSPACE) => TunMode::Userspace,
+            Some(name) => TunMode::Interface(name.to_owned()),
+            None if is_root => TunMode::Interface(DEFAULT_TUN.to_owned()),
+            None => TunMode::Userspace,
+        };
+        let is_memory = self.state.as_deref() == Some("mem:");
+        let from_state_file =
+            self.state.as_deref().and_then(|file| std::path::Path::new(file).parent()).map(ToOwned::to_owned);
+        let state_dir = self.statedir.clone().or(from_state_file).or_else(|| {
+            Some(user_path(is_root, DEFAULT_STATE, "XDG_STATE_HOME", ".local/state", "samewire/node"))
+        });
+        let is_default_socket = given_socket.is_none();
+        let socket = given_socket.unwrap_or_else(|| {
+            user_path(is_root, SOCKET_PATH, "XDG_RUNTIME_DIR", ".cache", "samewire/samewire.sock")
+        });
+        DaemonConfig {
+            state_dir: state_dir.filter(|_| !is_memory),
+            socket: Some(socket),
+            official_alias: (is_root && is_default_socket).then(|| PathBuf::from(OFFICIAL_SOCKET_PATH)),
+            tun,
+            port: match self.port {
+                None => Port::Preferred(DEFAULT_NODE_PORT),
+                Some(0) => Port::Any,
+                Some(port) => Port::Fixed(port),
+            },
+            socks5: self.socks5_server.clone(),
+            http_proxy: self.outbound_http_proxy_listen.clone(),
+            ..DaemonConfig::default()
+        }
+    }
+}
+
+fn user_path(is_root: bool, of_root: &str, variable: &str, in_home: &str, rest: &str) -> PathBuf {
+    if is_root {
+        return PathBuf::from(of_root);
+    }
+    let base = std::env::var_os(variable)
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(in_home)));
+    base.unwrap_or_else(std::env::temp_dir).join(rest)
+}
+
+/// Runs the daemon until it is told to stop. `socket` is where local programs reach it.
+pub fn run(args: &DaemonArgs, socket: Option<PathBuf>) -> ExitCode {
+    start_log(args.verbose);
+    let config = args.config(socket);
+    if args.cleanup {
+        return cleanup(&config);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .thread_name("sw-async")
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return report(&Problem::other("the daemon could not start.", errors::chain(&error), ""));
+        }
+    };
+    runtime.block_on(async {
+        let mut daemon = match Daemon::start(config).await {
+            Ok(daemon) => daemon,
+            Err(problem) => return report(&problem),
+        };
+        let _no_service_manager = sw_os::service::notify("READY=1\n");
+        tokio::select! {
+            () = stop_signal() => {}
+            () = daemon.ended() => {
+                tracing::error!("the node's task has ended");
+                return ExitCode::FAILURE;
+            }
+        }
+        let _no_service_manager = sw_os::service::notify("STOPPING=1\n");
+        daemon.stop().await;
+        ExitCode::SUCCESS
+    })
+}
+
+fn cleanup(config: &DaemonConfig) -> ExitCode {
+    let (TunMode::Interface(name), Some(directory)) = (&config.tun, &config.state_dir) else {
+        return ExitCode::SUCCESS;
+    };
+    match sw_os::Reconciler::start(name, directory.join(crate::store::JOURNAL_FILE)) {
+        Ok(_undone_by_start) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&Problem::other("the cleanup was not possible.", errors::chain(&error), "run it as root"))
+        }
+    }
+}
+
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let terminate = signal(SignalKind::terminate());
+    let interrupt = signal(SignalKind::interrupt());
+    match (terminate, interrupt) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::warn!(%error, "signals are not heard");
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+fn start_log(verbose: u8) {
+    let default = match verbose {
+        0 => "info",
+        1 => "debug",
+        _ => "trace",
+    };
+    let filter = std::env::var("SAMEWIRE_LOG").unwrap_or_else(|_| default.to_owned());
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .finish();
+    // Embedded in a program that logs already: that one's logger stays.
+    let _already_set = tracing::subscriber::set_global_default(subscriber);
+}
+
+fn report(problem: &Problem) -> ExitCode {
+    use std::io::Write as _;
+    // Nobody is left to tell when standard error is closed.
+    let _closed = std::io::stderr().lock().write_all(problem.render().as_bytes());
+    ExitCode::from(problem.exit_code())
+}

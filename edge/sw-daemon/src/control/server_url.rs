@@ -1,0 +1,85 @@
+//! The address of a control server.
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+/// Scheme, host and port of a `--login-server`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ServerUrl {
+    pub(crate) is_tls: bool,
+    /// Without brackets round an IPv6 address.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    has_port: bool,
+}
+
+/// The text is no `http://` or `https://` address.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is no server address")]
+pub(crate) struct BadUrl(String);
+
+impl FromStr for ServerUrl {
+    type Err = BadUrl;
+
+    fn from_str(text: &str) -> Result<Self, BadUrl> {
+        let refuse = || BadUrl(text.chars().take(256).collect());
+        let (is_tls, rest) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
+            (Some(rest), _) => (true, rest),
+            (None, Some(rest)) => (false, rest),
+            (None, None) => return Err(refuse()),
+        };
+        let authority = rest.split('/').next().unwrap_or_default();
+        let authority: http::uri::Authority = authority.parse().map_err(|_| refuse())?;
+        let host = authority.host().trim_matches(['[', ']']).to_owned();
+        if host.is_empty() || authority.as_str().contains('@') {
+            return Err(refuse());
+        }
+        let port = authority.port_u16();
+        Ok(Self {
+            is_tls,
+            host,
+            port: port.unwrap_or(if is_tls { 443 } else { 80 }),
+            has_port: port.is_some(),
+        })
+    }
+}
+
+impl ServerUrl {
+    /// `host` or `host:port` as the URL has it.
+    pub(crate) fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        if self.has_port { format!("{host}:{}", self.port) } else { host }
+    }
+
+    /// Whether the host is a name of this machine or an address of a private network.
+    pub(crate) fn is_private(&self) -> bool {
+        if self.host == "localhost" {
+            return true;
+        }
+        match self.host.parse() {
+            Ok(IpAddr::V4(ip)) => ip.is_private() || ip.is_loopback(),
+            Ok(IpAddr::V6(ip)) => ip.is_unique_local() || ip.is_loopback(),
+            Err(_) => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_in_all_forms() {
+        let url: ServerUrl = "https://vpn.example.org/".parse().expect("good");
+        assert_eq!((url.is_tls, url.port, url.authority().as_str()), (true, 443, "vpn.example.org"));
+        let url: ServerUrl = "http://[fd00::1]:8080".parse().expect("good");
+        assert_eq!(
+            (url.host.as_str(), url.port, url.authority().as_str()),
+            ("fd00::1", 8080, "[fd00::1]:8080")
+        );
+        assert!(url.is_private());
+        for bad in ["", "vpn.example.org", "ftp://x", "https://", "https://u:p@x"] {
+            assert!(bad.parse::<ServerUrl>().is_err(), "{bad}");
+        }
+    }
+}

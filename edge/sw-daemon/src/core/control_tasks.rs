@@ -1,0 +1,140 @@
+//! Carries out the node core's requests to the control server, each in a task of its own.
+
+use std::sync::Arc;
+
+use sw_node::ControlOutput;
+use sw_node::RequestId;
+use sw_tailcfg::{MapRequest, RegisterRequest};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::Report;
+use crate::control::{ControlClient, ControlConfig, ControlError};
+
+/// At most one task of each kind.
+#[derive(Debug)]
+pub(super) struct ControlTasks {
+    client: Option<Arc<ControlClient>>,
+    register: Option<JoinHandle<()>>,
+    map: Option<JoinHandle<()>>,
+    reports: mpsc::Sender<Report>,
+}
+
+impl ControlTasks {
+    pub(super) fn new(reports: mpsc::Sender<Report>) -> Self {
+        Self { client: None, register: None, map: None, reports }
+    }
+
+    /// The client in use, if there was a request.
+    pub(super) fn client(&self) -> Option<&Arc<ControlClient>> {
+        self.client.as_ref()
+    }
+
+    /// Another server, or another key of it, from the next request on.
+    pub(super) fn forget_client(&mut self) {
+        self.client = None;
+    }
+
+    /// Carries out one request; `config` is asked for when there is no client yet.
+    pub(super) fn perform(&mut self, output: ControlOutput, config: impl FnOnce() -> ControlConfig) {
+        match output {
+            ControlOutput::CancelRegister => abort(&mut self.register),
+            ControlOutput::CloseMap => abort(&mut self.map),
+            ControlOutput::Register { id, request } => {
+                let client = self.client_or(config);
+                abort(&mut self.register);
+                self.register = Some(tokio::spawn(register(client, id, request, self.reports.clone())));
+            }
+            ControlOutput::OpenMap { id, request } => {
+                let client = self.client_or(config);
+                abort(&mut self.map);
+                self.map = Some(tokio::spawn(map(client, id, request, self.reports.clone())));
+            }
+            ControlOutput::Update { id, request } => {
+                let client = self.client_or(config);
+                // Short, and never cancelled: what it tells is true.
+                tokio::spawn(update(client, id, request, self.reports.clone()));
+            }
+        }
+    }
+
+    fn client_or(&mut self, config: impl FnOnce() -> ControlConfig) -> Arc<ControlClient> {
+        Arc::clone(self.client.get_or_insert_with(|| Arc::new(ControlClient::new(config()))))
+    }
+
+    pub(super) fn stop(&mut self) {
+        abort(&mut self.register);
+        abort(&mut self.map);
+        self.client = None;
+    }
+}
+
+fn abort(task: &mut Option<JoinHandle<()>>) {
+    if let Some(task) = task.take() {
+        task.abort();
+    }
+}
+
+async fn register(
+    client: Arc<ControlClient>,
+    id: RequestId,
+    request: Box<RegisterRequest>,
+    reports: mpsc::Sender<Report>,
+) {
+    let answer = client.register(&request).await;
+    let answer = tell(&client, answer, &reports).await.map(Box::new).map_err(|error| error.failure());
+    send(&reports, Report::Registered { id, answer }).await;
+}
+
+async fn map(
+    client: Arc<ControlClient>,
+    id: RequestId,
+    request: Box<MapRequest>,
+    reports: mpsc::Sender<Report>,
+) {
+    let sink = |message| {
+        let reports = reports.clone();
+        async move { reports.send(Report::MapMessage { id, message: Box::new(message) }).await.is_ok() }
+    };
+    let answer = client.map(&request, sink).await;
+    let _told = tell(&client, answer, &reports).await;
+    send(&reports, Report::MapEnded { id }).await;
+}
+
+async fn update(
+    client: Arc<ControlClient>,
+    id: RequestId,
+    request: Box<MapRequest>,
+    reports: mpsc::Sender<Report>,
+) {
+    let answer = client.update(&request).await;
+    let answer = tell(&client, answer, &reports).await.map_err(|error| error.failure());
+    send(&reports, Report::Updated { id, answer }).await;
+}
+
+/// Tells the node's task of a key seen for the first time, or of what a user must know.
+async fn tell<T>(
+    client: &ControlClient,
+    answer: Result<T, ControlError>,
+    reports: &mpsc::Sender<Report>,
+) -> Result<T, ControlError> {
+    match &answer {
+        Ok(_) => {
+            if let Some(key) = client.server_key() {
+                send(reports, Report::ServerKey(key)).await;
+            }
+        }
+        Err(error) => {
+            tracing::debug!(%error, "control");
+            if let Some(problem) = error.problem(client.authority()) {
+                send(reports, Report::ControlProblem(problem)).await;
+            }
+        }
+    }
+    answer
+}
+
+async fn send(reports: &mpsc::Sender<Report>, report: Report) {
+    // The node's task may be gone; then nobody cares.
+    let _stopping = reports.send(report).await;
+}

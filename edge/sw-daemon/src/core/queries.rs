@@ -1,0 +1,368 @@
+//! What the LocalAPI asks and orders, on the node's task.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sw_node::desired::peer_api_url;
+use sw_node::node::profile_of;
+use sw_node::status::{PeerRuntime, StatusContext, region_code, status};
+use sw_path::{PingOutcome, Verdict};
+use sw_types::local::{BackendState, MaskedPrefs, Prefs, PrefsError, StartOptions, Status, UserProfile};
+use sw_types::{NodeId, NodeKey, NodePrivate, Path, RegionId, Secret, UnixTime, UserId};
+use tokio::sync::oneshot;
+
+use super::{Core, Report};
+use crate::config::TunMode;
+
+/// A peer counts as active for this long after the last packet to it (localapi-cli.md §A4).
+const ACTIVE_FOR: Duration = Duration::from_secs(45);
+/// Limit of a latency measurement over HTTP.
+const RELAY_HTTP_MAX: Duration = Duration::from_secs(3);
+/// How far ahead the end of the own key is told.
+const EXPIRY_NOTICE: Duration = Duration::from_secs(14 * 86_400);
+
+/// Whom an address belongs to.
+pub(crate) enum PingTarget {
+    /// This node itself.
+    Own {
+        name: String,
+    },
+    Peer {
+        key: NodeKey,
+        name: String,
+        ip: IpAddr,
+    },
+    Unknown,
+}
+
+impl Core {
+    pub(crate) fn status(&self, with_peers: bool) -> Status {
+        let context = StatusContext {
+            version: crate::VERSION_LONG.to_owned(),
+            has_tun: matches!(self.config.tun, TunMode::Interface(_)),
+            health: self.health(),
+            with_peers,
+        };
+        status(&self.node, context, |key| self.peer_runtime(key), self.now().wall)
+    }
+
+    fn peer_runtime(&self, key: &NodeKey) -> PeerRuntime {
+        let Some(stats) = self.device.peer(key) else { return PeerRuntime::default() };
+        let now = self.now();
+        let report = self.paths.report(key, now);
+        let path = report.as_ref().and_then(|report| report.route.path()).or(stats.path);
+        let used = report.as_ref().and_then(|report| {
+            report.candidates.iter().find(|candidate| candidate.verdict == Verdict::InUse)
+        });
+        let is_relayed = matches!(path, Some(Path::Derp(_)));
+        let latency = match used {
+            Some(candidate) if !is_relayed => candidate.rtt,
+            Some(_) | None => report.as_ref().and_then(|report| report.relay_rtt),
+        };
+        let last_sent = self.activity.get(key).copied();
+        let is_active = last_sent.is_some_and(|at| now.mono - at < ACTIVE_FOR);
+        PeerRuntime {
+            direct: match path {
+                Some(Path::Direct(address)) if is_active => address.to_string(),
+                Some(Path::Direct(_) | Path::PeerRelay { .. } | Path::Derp(_)) | None => String::new(),
+            },
+            peer_relay: match path {
+                Some(Path::PeerRelay { addr, vni }) => format!("{addr}:vni:{vni}"),
+                Some(Path::Direct(_) | Path::Derp(_)) | None => String::new(),
+            },
+            rx_bytes: stats.received_bytes,
+            tx_bytes: stats.sent_bytes,
+            last_handshake: stats.last_handshake.unwrap_or_default(),
+            last_write: last_sent.map(|at| now.wall - (now.mono - at)).unwrap_or_default(),
+            is_active,
+            is_configured: true,
+            reason: if is_relayed { self.relay_reason(report.as_ref()) } else { String::new() },
+            latency_seconds: latency.map(|latency| latency.as_secs_f64()),
+        }
+    }
+
+    /// One of the reasons of ux.md §2.4.
+    fn relay_reason(&self, report: Option<&sw_path::PeerReport>) -> String {
+        let Some(report) = report else { return String::new() };
+        let own_report = self.paths.net_report();
+        let reason = if own_report.is_some_and(|own| !own.udp) {
+            "UDP blocked"
+        } else if report.own_nat.is_hard() && report.peer_nat.is_none_or(sw_path::NatKind::is_hard) {
+            "hard NAT here"
+        } else if report.peer_nat.is_some_and(sw_path::NatKind::is_hard) {
+            "hard NAT there"
+        } else {
+            "trying direct"
+        };
+        reason.to_owned()
+    }
+
+    /// What is wrong, in sentences.
+    pub(crate) fn health(&self) -> Vec<String> {
+        let mut health = Vec::new();
+        if let Some(problem) = self.node.problem() {
+            health.push(problem.what.clone());
+        }
+        if let Some(error) = &self.applied.router_error {
+            health.push(format!("The routes could not be set: {error}"));
+        }
+        if let Some(error) = &self.applied.dns_error {
+            health.push(format!("The names of the network do not resolve on this machine: {error}"));
+        }
+        let Some(netmap) = self.node.netmap() else { return health };
+        if self.node.state() == BackendState::Running
+            && self.relays.home().is_some()
+            && !self.relays.is_home_connected()
+        {
+            health.push("The relay of this machine does not answer.".to_owned());
+        }
+        let now = self.now().wall;
+        if let Some(expiry) = netmap.self_node.key_expiry.filter(|expiry| *expiry > now) {
+            let left = expiry.saturating_since(now);
+            if left < EXPIRY_NOTICE {
+                health.push(format!(
+                    "This machine's key expires in {} days. To renew it: samewire login",
+                    left.as_secs() / 86_400
+                ));
+            }
+        }
+        health.extend(netmap.health.iter().cloned());
+        health.extend(
+            netmap.display_messages.values().map(|message| format!("{}: {}", message.title, message.text)),
+        );
+        health
+    }
+
+    pub(crate) fn prefs_shown(&self) -> Prefs {
+        self.node.prefs().without_secrets()
+    }
+
+    pub(crate) fn change_prefs(&mut self, change: &MaskedPrefs) -> Result<Prefs, PrefsError> {
+        let prefs = change.apply_to(self.node.prefs())?;
+        let now = self.now();
+        self.node.on_prefs(prefs, now);
+        Ok(self.prefs_shown())
+    }
+
+    pub(crate) fn start_session(&mut self, options: StartOptions) {
+        let now = self.now();
+        let key = NodePrivate::generate(crate::random());
+        self.node.on_start(options.update_prefs, Secret::from(options.auth_key), key, now);
+    }
+
+    pub(crate) fn login_interactive(&mut self) {
+        let now = self.now();
+        self.node.on_login_interactive(NodePrivate::generate(crate::random()), now);
+    }
+
+    pub(crate) fn log_out(&mut self) {
+        let now = self.now();
+        self.node.on_logout(now);
+    }
+
+    /// `whois` (localapi-cli.md §A3): a node key, an address, or an address with port.
+    pub(crate) fn whois(&self, words: &str) -> Option<Value> {
+        let netmap = self.node.netmap()?;
+        let node = match words.parse::<NodeKey>() {
+            Ok(key) => netmap.node_by_key(&key),
+            Err(_) => netmap.node_by_address(parse_address(words)?),
+        }?;
+        let profile = profile_of(netmap, node.user).unwrap_or_default();
+        Some(json!({
+            "Node": node_json(netmap.magic_dns_suffix(), node),
+            "UserProfile": profile,
+            "CapMap": {},
+        }))
+    }
+
+    pub(crate) fn node_by_id(&self, id: NodeId) -> Option<Value> {
+        let netmap = self.node.netmap()?;
+        let node = if netmap.self_node.id == id { &netmap.self_node } else { netmap.peer(id)? };
+        Some(node_json(netmap.magic_dns_suffix(), node))
+    }
+
+    pub(crate) fn user_profile(&self, id: UserId) -> Option<UserProfile> {
+        profile_of(self.node.netmap()?, id)
+    }
+
+    pub(crate) fn ping_target(&self, ip: IpAddr) -> PingTarget {
+        let Some(netmap) = self.node.netmap() else { return PingTarget::Unknown };
+        match netmap.node_by_address(ip) {
+            Some(node) if node.id == netmap.self_node.id => PingTarget::Own { name: short_name(&node.name) },
+            Some(node) => PingTarget::Peer { key: node.key, name: short_name(&node.name), ip },
+            None => match self.device.owner(ip).and_then(|key| netmap.peer_by_key(&key)) {
+                Some(node) => {
+                    let ip = node.addresses.first().map_or(ip, |net| net.addr());
+                    PingTarget::Peer { key: node.key, name: short_name(&node.name), ip }
+                }
+                None => PingTarget::Unknown,
+            },
+        }
+    }
+
+    /// Sends a disco ping; the answer, or that there is none, comes out of the receiver.
+    pub(crate) fn ping_path(&mut self, key: &NodeKey, size: u16) -> oneshot::Receiver<PingOutcome> {
+        let now = self.now();
+        let (reply, answer) = oneshot::channel();
+        self.paths.on_traffic(key, now);
+        let id = self.paths.on_ping_request(key, size, now);
+        self.pings.insert(id, reply);
+        answer
+    }
+
+    pub(crate) fn region_code(&self, region: RegionId) -> String {
+        self.node.netmap().map(|netmap| region_code(netmap, region)).unwrap_or_default()
+    }
+
+    /// The last netcheck in the official form (localapi-cli.md §B7), with names of regions.
+    pub(crate) fn netcheck(&self) -> Value {
+        let now = self.now().wall;
+        let Some(report) = self.paths.net_report() else { return json!({ "Now": now, "UDP": false }) };
+        let nanos = |map: &std::collections::BTreeMap<RegionId, Duration>| -> Value {
+            map.iter()
+                .map(|(id, delay)| {
+                    (id.to_string(), json!(u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX)))
+                })
+                .collect::<serde_json::Map<_, _>>()
+                .into()
+        };
+        let address =
+            |address: Option<SocketAddr>| address.map(|address| address.to_string()).unwrap_or_default();
+        let regions: serde_json::Map<String, Value> = self
+            .relay_map
+            .regions
+            .values()
+            .map(|region| (region.id.to_string(), json!({ "Code": region.code, "Name": region.name })))
+            .collect();
+        json!({
+            "Now": now,
+            "UDP": report.udp,
+            "IPv6": report.global_v6.is_some(),
+            "IPv4": report.global_v4.is_some(),
+            "IPv6CanSend": report.ipv6,
+            "IPv4CanSend": report.ipv4,
+            "OSHasIPv6": self.interfaces.interfaces.iter().flat_map(|interface| &interface.addresses).any(|net| net.addr().is_ipv6()),
+            "ICMPv4": false,
+            "MappingVariesByDestIP": report.mapping_varies,
+            "UPnP": null,
+            "PMP": null,
+            "PCP": null,
+            "PreferredDERP": report.home.unwrap_or_default(),
+            "RegionLatency": nanos(&report.latency),
+            "RegionV4Latency": nanos(&report.latency_v4),
+            "RegionV6Latency": nanos(&report.latency_v6),
+            "GlobalV4": address(report.global_v4),
+            "GlobalV6": address(report.global_v6),
+            "CaptivePortal": null,
+            "SamewireRegions": regions,
+        })
+    }
+
+    /// Everything `explain` prints, as facts (ux.md §2.5).
+    pub(crate) fn explain(&self, ip: IpAddr) -> Option<Value> {
+        let netmap = self.node.netmap()?;
+        let node = netmap.node_by_address(ip)?;
+        let now = self.now();
+        let report = self.paths.report(&node.key, now);
+        let route = report.as_ref().and_then(|report| report.route.path());
+        let candidates: Vec<Value> = report
+            .iter()
+            .flat_map(|report| &report.candidates)
+            .map(|candidate| {
+                json!({
+                    "via": via_text(&candidate.via),
+                    "verdict": verdict_text(candidate.verdict),
+                    "rttMs": candidate.rtt.map(|rtt| rtt.as_secs_f64() * 1e3),
+                    "pings": candidate.pings,
+                    "pongs": candidate.pongs,
+                    "mtu": candidate.mtu,
+                })
+            })
+            .collect();
+        let stats = self.device.peer(&node.key);
+        Some(json!({
+            "name": short_name(&node.name),
+            "address": ip,
+            "self": short_name(&netmap.self_node.name),
+            "online": node.online,
+            "lastSeen": node.last_seen,
+            "expired": netmap.is_expired(node, now.wall),
+            "path": route.map(|path| path.to_string()),
+            "direct": route.is_some_and(|path| path.is_direct()),
+            "relay": node.home_region().map(|region| region_code(netmap, region)),
+            "reason": self.relay_reason(report.as_ref()),
+            "relayRttMs": report.as_ref().and_then(|report| report.relay_rtt).map(|rtt| rtt.as_secs_f64() * 1e3),
+            "ownNat": report.as_ref().map(|report| format!("{:?}", report.own_nat)),
+            "peerNat": report.as_ref().and_then(|report| report.peer_nat).map(|nat| format!("{nat:?}")),
+            "mtu": sw_node::desired::MTU,
+            "lastHandshake": stats.and_then(|stats| stats.last_handshake).filter(|time| *time > UnixTime::EPOCH),
+            "candidates": candidates,
+            "peerApi": peer_api_url(netmap, node),
+        }))
+    }
+
+    pub(super) fn measure_relay(&mut self, region: RegionId) {
+        let Some(node) = self.relay_map.regions.get(&region).and_then(|region| region.nodes.first()).cloned()
+        else {
+            return;
+        };
+        let (dial, reports) = (self.sockets.dial_options(), self.reports.clone());
+        tokio::spawn(async move {
+            // The time of a TCP handshake stands for that of a request (stun-netcheck.md §4.5).
+            let begin = std::time::Instant::now();
+            let connected =
+                tokio::time::timeout(RELAY_HTTP_MAX, sw_net::dial::connect_node(&dial, &node)).await;
+            let rtt = matches!(connected, Ok(Ok(_))).then(|| begin.elapsed());
+            let _stopping = reports.send(Report::RelayHttp { region, rtt }).await;
+        });
+    }
+
+    /// Answers what the server wants to know through a ping request (control.md §5.15).
+    pub(super) fn answer_ping_request(&mut self, request: sw_tailcfg::PingRequest) {
+        let Some(client) = self.control.client().cloned() else { return };
+        crate::ping::answer_server(client, request);
+    }
+}
+
+fn parse_address(words: &str) -> Option<IpAddr> {
+    words.parse().ok().or_else(|| words.parse::<SocketAddr>().ok().map(|address| address.ip()))
+}
+
+fn short_name(name: &str) -> String {
+    name.split('.').next().unwrap_or_default().to_owned()
+}
+
+/// A node with the names that official clients compute for themselves.
+fn node_json(suffix: &str, node: &sw_tailcfg::Node) -> Value {
+    let mut value = serde_json::to_value(node).unwrap_or_default();
+    let full = node.name.trim_end_matches('.');
+    let name = full.strip_suffix(suffix).map_or(full, |name| name.trim_end_matches('.'));
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("ComputedName".to_owned(), json!(name));
+        fields.insert("ComputedNameWithHost".to_owned(), json!(name));
+        fields.entry("AllowedIPs").or_insert_with(|| json!(node.effective_allowed_ips()));
+    }
+    value
+}
+
+fn via_text(via: &sw_path::Via) -> String {
+    match via {
+        sw_path::Via::Direct(address) => format!("direct {address}"),
+        sw_path::Via::PeerRelay { server, vni } => format!("peer relay {server}:vni:{vni}"),
+        sw_path::Via::Relay(region) => format!("relay {region}"),
+    }
+}
+
+fn verdict_text(verdict: Verdict) -> String {
+    match verdict {
+        Verdict::InUse => "used".to_owned(),
+        Verdict::Slower => "works, slower".to_owned(),
+        Verdict::Doubtful => "misses answers".to_owned(),
+        Verdict::Lossy { lost_percent } => format!("loses {lost_percent} %"),
+        Verdict::Slow => "slower than the relay".to_owned(),
+        Verdict::Lost => "lost".to_owned(),
+        Verdict::NoAnswer => "no answer".to_owned(),
+        Verdict::Untried => "not tried".to_owned(),
+    }
+}

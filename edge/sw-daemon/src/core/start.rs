@@ -1,0 +1,253 @@
+//! Brings the parts up, in the order in which they can fail.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use sw_dataplane::{Device, DeviceConfig, PacketIo, SocketOptions, UdpOffload};
+use sw_node::{Node, NodeConfig};
+use sw_os::host::{self, Holder};
+use sw_os::reconciler::Reconciler;
+use sw_os::tun::{Tun, TunError, Want};
+use sw_os::{Interfaces, monitor};
+use sw_path::{PathConfig, PathEngine};
+use sw_tailcfg::Hostinfo;
+use sw_types::local::Problem;
+use sw_types::problem::Slug;
+use sw_types::{DiscoPrivate, RelayMap};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::control_tasks::ControlTasks;
+use super::{Core, CoreHandle, Inputs};
+use crate::bus::Bus;
+use crate::config::{DaemonConfig, Port, TunMode};
+use crate::dns_service::DnsService;
+use crate::errors::chain;
+use crate::relays::Relays;
+use crate::sockets::SocketFactory;
+use crate::store::{JOURNAL_FILE, Store, lock_key};
+
+/// Calls that may wait for the node's task.
+const CALLS_MAX: usize = 64;
+/// Reports of tasks that may wait; a full queue makes the map stream wait, and with it the server.
+const REPORTS_MAX: usize = 64;
+/// Batches of relayed packets that may wait; then the relay waits.
+const RELAY_EVENTS_MAX: usize = 256;
+/// Tables to start a TUN's queue with; the kernel's default of 500 is too short for bursts.
+const TUN_QUEUE_PACKETS: u32 = 1000;
+
+/// Starts the node's task.
+pub(crate) async fn start(
+    config: DaemonConfig,
+    stop: CancellationToken,
+) -> Result<(CoreHandle, JoinHandle<()>), Problem> {
+    let store = Store::open(config.state_dir.clone())?;
+    let is_userspace = config.tun == TunMode::Userspace;
+    let (io, reconciler) = open_inner_side(&config, &store)?;
+    let sockets = SocketFactory::new(!is_userspace);
+    let (device, device_events) = open_device(&config, io, &sockets)?;
+    let device = Arc::new(device);
+
+    let (calls, call_queue) = mpsc::channel(CALLS_MAX);
+    let (reports, report_queue) = mpsc::channel(REPORTS_MAX);
+    let (relay_events, relay_queue) = mpsc::channel(RELAY_EVENTS_MAX);
+    let (links, link_queue) = mpsc::channel(4);
+
+    let bus = Bus::new();
+    let resolver = Arc::new(ArcSwap::from_pointee(sw_node::resolve::Resolver::default()));
+    let dns = Arc::new(DnsService::new(Arc::clone(&resolver), sockets.clone()));
+    let disco = zeroize::Zeroizing::new(crate::random());
+    let disco_key = DiscoPrivate::from_bytes(*disco).public();
+
+    let prefs = store.prefs();
+    let now = sw_os::clock::now();
+    let node_config = NodeConfig {
+        hostinfo: hostinfo(&config),
+        disco: disco_key,
+        lock: lock_key(&prefs),
+        is_userspace,
+        is_ephemeral: store.is_ephemeral(),
+        dns_facts: sw_node::desired::DnsFacts::default(),
+        seed: crate::random(),
+    };
+    let cached = store.cached_map();
+    let node = Node::new(node_config, prefs, cached, now);
+    let paths = PathEngine::new(
+        path_config(&config),
+        DiscoPrivate::from_bytes(*disco),
+        node.key().unwrap_or_default(),
+        crate::random(),
+    );
+    let applied = reconciler.as_ref().map(Reconciler::results);
+    let tun_name = device.tun_name().unwrap_or_default().to_owned();
+    tokio::spawn(async move {
+        if let Err(error) = monitor::watch(tun_name, links).await {
+            tracing::warn!(%error, "the network is not watched");
+        }
+    });
+    let core = Core {
+        relays: Relays::new(relay_events, sockets.dial_options()),
+        control: ControlTasks::new(reports.clone()),
+        config,
+        store,
+        node,
+        paths,
+        device: Arc::clone(&device),
+        bus: bus.clone(),
+        dns: Arc::clone(&dns),
+        reconciler,
+        resolver,
+        sockets,
+        disco,
+        pings: BTreeMap::new(),
+        reports,
+        relay_map: RelayMap::default(),
+        interfaces: Interfaces::default(),
+        applied: sw_os::Applied::default(),
+        activity: BTreeMap::new(),
+        cache_due: None,
+        slept_nanos: sw_os::clock::suspended_nanos(),
+        is_over: false,
+    };
+    let inputs = Inputs {
+        calls: call_queue,
+        reports: report_queue,
+        device: device_events,
+        relays: relay_queue,
+        links: link_queue,
+        applied,
+    };
+    let task = tokio::spawn(core.run(inputs, stop));
+    Ok((CoreHandle { calls, bus, dns, device }, task))
+}
+
+/// How the path engine is set, from what the daemon was started with.
+pub(super) fn path_config(config: &DaemonConfig) -> PathConfig {
+    PathConfig {
+        fixed_port: matches!(config.port, Port::Fixed(_)),
+        port_spray: false,
+        ..PathConfig::default()
+    }
+}
+
+fn open_inner_side(config: &DaemonConfig, store: &Store) -> Result<(PacketIo, Option<Reconciler>), Problem> {
+    let TunMode::Interface(name) = &config.tun else {
+        let (io, _network) = PacketIo::channel();
+        return Ok((io, None));
+    };
+    let journal = match store.directory() {
+        Some(directory) => directory.join(JOURNAL_FILE),
+        None => std::env::temp_dir().join(format!("samewire-{name}.journal")),
+    };
+    // First, so that what a crashed process left behind is gone before anything new is made.
+    let reconciler = Reconciler::start(name, journal).map_err(|error| {
+        Problem::other(
+            "the routes of this machine cannot be set.",
+            chain(&error),
+            "run it as root: sudo samewire daemon",
+        )
+    })?;
+    let tun = Tun::create(name, Want::Best).map_err(|error| tun_problem(name, &error))?;
+    if let Err(error) = tun.set_queue_len(TUN_QUEUE_PACKETS) {
+        tracing::debug!(error = chain(&error), "queue length of the TUN");
+    }
+    Ok((PacketIo::Tun(tun), Some(reconciler)))
+}
+
+fn tun_problem(name: &str, error: &TunError) -> Problem {
+    match error {
+        TunError::Open(cause) if cause.kind() == io::ErrorKind::NotFound => Slug::NoTun.problem(&[]),
+        TunError::Create { cause, .. } if cause.kind() == io::ErrorKind::ResourceBusy => {
+            let holder = host::holder_of_tun(name).map(|holder| holder_text(&holder)).unwrap_or_default();
+            Slug::TunNameTaken.problem(&[("tun", name), ("holder", &holder)])
+        }
+        TunError::Open(cause) | TunError::Create { cause, .. }
+            if cause.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            Problem {
+                slug: Slug::NoPermission.name().to_owned(),
+                what: "making the interface needs root.".to_owned(),
+                why: chain(error),
+                fix: "sudo samewire daemon, or run it without: samewire daemon --tun=userspace-networking"
+                    .to_owned(),
+            }
+        }
+        TunError::Name { .. } | TunError::Open(_) | TunError::Create { .. } | TunError::Configure { .. } => {
+            Problem::other(
+                "the TUN interface could not be made.",
+                chain(error),
+                "run without it: samewire daemon --tun=userspace-networking",
+            )
+        }
+    }
+}
+
+fn open_device(
+    config: &DaemonConfig,
+    io: PacketIo,
+    sockets: &SocketFactory,
+) -> Result<(Device, mpsc::Receiver<sw_dataplane::Event>), Problem> {
+    let (wanted, is_fixed) = match config.port {
+        Port::Preferred(port) => (port, false),
+        Port::Fixed(port) => (port, true),
+        Port::Any => (0, false),
+    };
+    let is_free = wanted == 0 || std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, wanted)).is_ok();
+    let port = if is_free { wanted } else { 0 };
+    let holder = || host::holder_of_port(wanted).map(|holder| holder_text(&holder)).unwrap_or_default();
+    if !is_free && is_fixed {
+        return Err(Slug::PortTakenFixed.problem(&[("port", &wanted.to_string()), ("holder", &holder())]));
+    }
+    let device = Device::start(DeviceConfig {
+        io,
+        port,
+        sockets: SocketOptions { mark: sockets.mark(), address: None, offload: UdpOffload::Best },
+        mtu: usize::try_from(sw_node::desired::MTU).expect("a small number"),
+    })
+    .map_err(|error| {
+        Problem::other(
+            "the UDP socket could not be opened.",
+            chain(&error),
+            "another port: samewire daemon --port=0",
+        )
+    })?;
+    if !is_free {
+        let used = device.0.local_port().to_string();
+        let problem = Slug::PortTaken.problem(&[
+            ("wanted", &wanted.to_string()),
+            ("port", &used),
+            ("holder", &holder()),
+        ]);
+        tracing::warn!("{} {}", problem.what, problem.why);
+    }
+    Ok(device)
+}
+
+fn holder_text(holder: &Holder) -> String {
+    format!("{} (pid {})", holder.program, holder.pid)
+}
+
+fn hostinfo(config: &DaemonConfig) -> Hostinfo {
+    let facts = host::facts();
+    let random = crate::random();
+    let log_id: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    Hostinfo {
+        ipn_version: crate::VERSION_LONG.to_owned(),
+        backend_log_id: log_id,
+        os: std::env::consts::OS.to_owned(),
+        os_version: facts.os_version,
+        container: Some(facts.is_container),
+        distro: facts.distro,
+        distro_version: facts.distro_version,
+        distro_code_name: facts.distro_code_name,
+        device_model: facts.device_model,
+        hostname: config.hostname.clone().unwrap_or(facts.hostname),
+        machine: facts.machine,
+        go_arch: facts.go_arch.to_owned(),
+        no_logs_no_support: true,
+        ..Hostinfo::default()
+    }
+}

@@ -1,0 +1,286 @@
+//! The endpoints (localapi-cli.md §A3).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use serde_json::{Value, json};
+use sw_types::local::{MaskedPrefs, Prefs, StartOptions};
+use sw_types::{NodeId, UserId};
+
+use super::{Caller, ResponseBody, json as json_response, text, watch};
+use crate::core::{CoreHandle, Stopped};
+
+/// What an endpoint asks of its caller.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    Read,
+    Write,
+}
+
+fn needs(method: &Method, endpoint: &str) -> Needs {
+    match endpoint {
+        "status"
+        | "whois"
+        | "peer-by-id"
+        | "user-profile"
+        | "derpmap"
+        | "dns-config"
+        | "cert-domains"
+        | "services"
+        | "check-prefs"
+        | "check-ip-forwarding"
+        | "check-udp-gro-forwarding"
+        | "check-so-mark-in-use"
+        | "usermetrics"
+        | "bugreport"
+        | "file-targets"
+        | "watch-ipn-bus"
+        | "netcheck"
+        | "explain"
+        | "update/check"
+        | "ping"
+        | "query-feature"
+        | "tka/status" => Needs::Read,
+        "prefs" | "serve-config" if *method == Method::GET || *method == Method::HEAD => Needs::Read,
+        _ => Needs::Write,
+    }
+}
+
+/// Finds the endpoint and runs it.
+pub(super) async fn dispatch(
+    core: &CoreHandle,
+    caller: Caller,
+    request: &Request<Bytes>,
+    endpoint: &str,
+) -> Response<ResponseBody> {
+    let method = request.method();
+    if needs(method, endpoint) == Needs::Write && !caller.may_write(core).await {
+        return text(StatusCode::FORBIDDEN, "access denied");
+    }
+    let query = parse_query(request.uri().query().unwrap_or_default());
+    match run(core, caller, request, endpoint, &query).await {
+        Ok(response) => response,
+        Err(Stopped) => text(StatusCode::SERVICE_UNAVAILABLE, Stopped.to_string()),
+    }
+}
+
+async fn run(
+    core: &CoreHandle,
+    caller: Caller,
+    request: &Request<Bytes>,
+    endpoint: &str,
+    query: &BTreeMap<String, String>,
+) -> Result<Response<ResponseBody>, Stopped> {
+    let method = request.method();
+    let body = request.body().clone();
+    let value = |name: &str| query.get(name).cloned().unwrap_or_default();
+    Ok(match (method, endpoint) {
+        (_, "status") => {
+            let with_peers = value("peers") != "false";
+            json_response(&core.call(move |core| core.status(with_peers)).await?)
+        }
+        (_, "watch-ipn-bus") => return watch::watch(core, value("mask").parse().unwrap_or(0)).await,
+        (&Method::GET, "whois") => {
+            let words = value("addr");
+            if words.is_empty() {
+                return Ok(text(StatusCode::BAD_REQUEST, "missing 'addr' parameter"));
+            }
+            found(core.call(move |core| core.whois(&words)).await?, "no match for IP:port")
+        }
+        (&Method::GET, "peer-by-id") => {
+            let id = value("id").parse().map(NodeId).unwrap_or_default();
+            found(core.call(move |core| core.node_by_id(id)).await?, "no such peer")
+        }
+        (&Method::GET, "user-profile") => {
+            let id = value("id").parse().map(UserId).unwrap_or_default();
+            found(core.call(move |core| core.user_profile(id)).await?, "no such user")
+        }
+        (&Method::GET, "derpmap") => {
+            json_response(&core.call(|core| core.node.netmap().map(|netmap| netmap.derp_map.clone())).await?)
+        }
+        (&Method::GET, "dns-config") => {
+            match core.call(|core| core.node.netmap().map(|n| n.dns.clone())).await? {
+                Some(dns) => json_response(&dns),
+                None => text(StatusCode::SERVICE_UNAVAILABLE, "no netmap"),
+            }
+        }
+        (&Method::GET, "cert-domains") => {
+            let domains =
+                core.call(|core| core.node.netmap().map(|netmap| netmap.dns.cert_domains.clone())).await?;
+            json_response(&domains.unwrap_or_default())
+        }
+        (&Method::GET | &Method::HEAD, "prefs") => {
+            json_response(&core.call(|core| core.prefs_shown()).await?)
+        }
+        (&Method::PATCH, "prefs") => change_prefs(core, caller, &body).await?,
+        (&Method::POST, "check-prefs") => match serde_json::from_slice::<Prefs>(&body) {
+            Ok(_) => json_response(&json!({})),
+            Err(error) => json_response(&json!({ "Error": error.to_string() })),
+        },
+        (&Method::POST, "start") => match serde_json::from_slice::<StartOptions>(&body) {
+            Ok(options) => {
+                core.call(move |core| core.start_session(options)).await?;
+                no_content()
+            }
+            Err(error) => text(StatusCode::BAD_REQUEST, error.to_string()),
+        },
+        (&Method::POST, "login-interactive") => {
+            core.call(|core| core.login_interactive()).await?;
+            no_content()
+        }
+        (&Method::POST, "logout") => {
+            core.call(|core| core.log_out()).await?;
+            no_content()
+        }
+        (&Method::POST, "ping") => ping(core, query).await,
+        (_, "netcheck") => json_response(&core.call(|core| core.netcheck()).await?),
+        (_, "explain") => match value("ip").parse::<IpAddr>() {
+            Ok(ip) => found(core.call(move |core| core.explain(ip)).await?, "no such machine"),
+            Err(_) => text(StatusCode::BAD_REQUEST, "'ip' is no address"),
+        },
+        (&Method::GET, "profiles/") => json_response(&core.call(|core| core.store.profiles()).await?),
+        (&Method::GET, "profiles/current") => {
+            json_response(&core.call(|core| core.store.current_profile()).await?)
+        }
+        (&Method::GET, "usermetrics" | "metrics") => {
+            text(StatusCode::OK, core.call(|core| super::super::metrics::render(core)).await?)
+        }
+        (&Method::POST, "bugreport") => {
+            let random = crate::random();
+            let id: String = random[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+            let marker = format!("BUG-{id}-{}-{id}", sw_os::clock::now().wall.as_secs());
+            tracing::info!(marker, note = value("note"), "bug report");
+            text(StatusCode::OK, marker)
+        }
+        (&Method::GET, "serve-config") => json_response(&Value::Null),
+        (&Method::GET, "file-targets") => json_response(&json!([])),
+        (_, "check-ip-forwarding" | "check-udp-gro-forwarding" | "set-udp-gro-forwarding") => {
+            json_response(&json!({ "Warning": "" }))
+        }
+        (_, "check-so-mark-in-use") => json_response(&json!({ "UseSOMark": true })),
+        (&Method::GET, "update/check") => json_response(&json!({ "RunningLatest": true })),
+        (&Method::GET, "tka/status") => json_response(&json!({ "Enabled": false, "Head": null })),
+        (&Method::POST, "debug") => debug(core, &value("action")).await?,
+        _ => text(StatusCode::NOT_FOUND, "not found"),
+    })
+}
+
+async fn change_prefs(
+    core: &CoreHandle,
+    caller: Caller,
+    body: &[u8],
+) -> Result<Response<ResponseBody>, Stopped> {
+    let change = match serde_json::from_slice::<MaskedPrefs>(body) {
+        Ok(change) => change,
+        Err(error) => return Ok(prefs_error(&error)),
+    };
+    // Root's alone, also for an operator (threat-model.md §8).
+    if !caller.is_root && ["ControlURL", "RunSSH", "OperatorUser"].iter().any(|field| change.sets(field)) {
+        let own = rustix::process::geteuid().as_raw();
+        if caller.uid != own {
+            return Ok(text(StatusCode::FORBIDDEN, "access denied"));
+        }
+    }
+    Ok(match core.call(move |core| core.change_prefs(&change)).await? {
+        Ok(prefs) => json_response(&prefs),
+        Err(error) => prefs_error(&error),
+    })
+}
+
+fn prefs_error(error: &dyn std::error::Error) -> Response<ResponseBody> {
+    let mut response = json_response(&json!({ "Error": error.to_string() }));
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    response
+}
+
+async fn ping(core: &CoreHandle, query: &BTreeMap<String, String>) -> Response<ResponseBody> {
+    let Some(Ok(ip)) = query.get("ip").map(|ip| ip.parse::<IpAddr>()) else {
+        return text(StatusCode::BAD_REQUEST, "invalid 'ip' parameter");
+    };
+    let size = query.get("size").and_then(|size| size.parse().ok()).unwrap_or(0);
+    json_response(&crate::ping::ping(core, ip, size).await)
+}
+
+async fn debug(core: &CoreHandle, action: &str) -> Result<Response<ResponseBody>, Stopped> {
+    match action {
+        "rebind" | "restun" => {
+            core.call(|core| {
+                let now = core.now();
+                core.paths.on_link_change(sw_path::LinkChange::Major, now);
+            })
+            .await?;
+        }
+        "current-netmap" => {
+            return Ok(json_response(
+                &core.call(|core| core.node.netmap().map(|netmap| netmap.to_json())).await?,
+            ));
+        }
+        "statedir" => {
+            return Ok(json_response(
+                &core.call(|core| core.store.directory().map(ToOwned::to_owned)).await?,
+            ));
+        }
+        "clear-netmap-cache" => core.call(|core| core.store.remove_cache()).await?,
+        _ => return Ok(text(StatusCode::BAD_REQUEST, "unknown action")),
+    }
+    Ok(text(StatusCode::OK, "done\n"))
+}
+
+fn no_content() -> Response<ResponseBody> {
+    let mut response = text(StatusCode::NO_CONTENT, "");
+    response.headers_mut().remove(http::header::CONTENT_TYPE);
+    response
+}
+
+fn found(value: Option<impl serde::Serialize>, otherwise: &str) -> Response<ResponseBody> {
+    match value {
+        Some(value) => json_response(&value),
+        None => text(StatusCode::NOT_FOUND, otherwise),
+    }
+}
+
+fn parse_query(query: &str) -> BTreeMap<String, String> {
+    query
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (unescape(name), unescape(value))
+        })
+        .collect()
+}
+
+fn unescape(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        let hex = || {
+            let digits = std::str::from_utf8(tail.get(..2)?).ok()?;
+            u8::from_str_radix(digits, 16).ok()
+        };
+        let (decoded, used) = match byte {
+            b'+' => (b' ', 0),
+            b'%' => hex().map_or((b'%', 0), |decoded| (decoded, 2)),
+            other => (other, 0),
+        };
+        bytes.push(decoded);
+        rest = &tail[used..];
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_unescaped() {
+        let query = parse_query("addr=100.64.0.1%3A80&x&y=a+b%zz");
+        assert_eq!(
+            (query["addr"].as_str(), query["x"].as_str(), query["y"].as_str()),
+            ("100.64.0.1:80", "", "a b%zz")
+        );
+    }
+}
