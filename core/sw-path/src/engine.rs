@@ -123,6 +123,8 @@ const LONG_SLEEP: Duration = Duration::from_secs(600);
 /// Connecting to the home relay may fail for this long before another region
 /// is chosen.
 const HOME_PATIENCE: Duration = Duration::from_secs(3);
+/// With no other region either, all are measured again this often.
+const HOMELESS_CHECK: Duration = Duration::from_secs(60);
 
 impl PathEngine {
     /// Makes an engine for the node `node` with the disco key `disco`, both
@@ -289,10 +291,12 @@ impl PathEngine {
                 relay.heard = Some(now.mono);
             }
             RelayState::Down => {
-                let since = *relay.down_since.get_or_insert(now.mono);
-                if self.home == Some(region) {
-                    self.measure.home_check.get_or_insert(since + HOME_PATIENCE);
-                    self.request_netcheck(now);
+                if relay.down_since.is_none() {
+                    relay.down_since = Some(now.mono);
+                    if self.home == Some(region) {
+                        self.measure.home_check = Some(now.mono + HOME_PATIENCE);
+                        self.request_netcheck(now);
+                    }
                 }
             }
         }
