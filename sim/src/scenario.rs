@@ -217,7 +217,17 @@ impl Scenario {
     pub(crate) fn last_event(&self) -> Duration {
         let over = |(at, fault): &(Duration, Fault)| match fault {
             Fault::Sleep { secs, .. } | Fault::ControlRestart { secs } => *at + Duration::from_secs(*secs),
-            _ => *at,
+            Fault::Roam { .. }
+            | Fault::ClockJump { .. }
+            | Fault::Restart { .. }
+            | Fault::RelayDies { .. }
+            | Fault::RelayReturns { .. }
+            | Fault::CommitFails { .. }
+            | Fault::Lies { .. }
+            | Fault::BoxReboots { .. }
+            | Fault::Cut { .. }
+            | Fault::Revoke { .. }
+            | Fault::Permit { .. } => *at,
         };
         self.faults.iter().map(over).max().unwrap_or_default().max(Duration::from_secs(2))
     }

@@ -177,9 +177,7 @@ impl PathEngine {
                 self.disco_keys.entry(disco).or_default().nodes.push(node);
             }
         }
-        if !self.peers.contains_key(&node) {
-            self.peers.insert(node, Peer::new(info.clone()));
-        }
+        self.peers.entry(node).or_insert_with(|| Peer::new(info.clone()));
         self.with_peer(&node, now, |peer, ctx| peer.on_info(info, ctx));
         if self.measure.next_periodic.is_none() && self.measure.ready && self.netcheck.last().is_none() {
             self.request_netcheck(now);
