@@ -18,15 +18,15 @@ use crate::nat::{BoxSpec, NatBox};
 
 /// A machine's place in the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct StationId(pub usize);
+pub(crate) struct StationId(pub(crate) usize);
 
 /// A network whose stations reach each other without a box between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SegmentId(pub usize);
+pub(crate) struct SegmentId(pub(crate) usize);
 
 impl SegmentId {
     /// The Internet.
-    pub const INTERNET: Self = Self(0);
+    pub(crate) const INTERNET: Self = Self(0);
 }
 
 /// A middlebox.
@@ -37,6 +37,8 @@ pub(crate) struct BoxId(usize);
 struct Segment {
     gateway: Option<BoxId>,
     hosts: u32,
+    /// Boxes between here and the Internet.
+    depth: u8,
 }
 
 #[derive(Debug)]
@@ -91,7 +93,7 @@ pub(crate) struct Network {
 impl Network {
     pub(crate) fn new() -> Self {
         Self {
-            segments: vec![Segment { gateway: None, hosts: 0 }],
+            segments: vec![Segment { gateway: None, hosts: 0, depth: 0 }],
             boxes: Vec::new(),
             stations: Vec::new(),
             holders: BTreeMap::new(),
@@ -103,22 +105,39 @@ impl Network {
     /// Makes a segment behind a new box on `outer`.
     pub(crate) fn add_box(&mut self, spec: BoxSpec, outer: SegmentId, rng: &mut Rng) -> SegmentId {
         let inner = SegmentId(self.segments.len());
-        let ip = self.next_v4(outer);
         let id = BoxId(self.boxes.len());
-        self.segments.push(Segment { gateway: Some(id), hosts: 0 });
+        let ip = self.claim_v4(outer, Holder::Outer(id));
+        let depth = self.segments.get(outer.0).map_or(0, |s| s.depth) + 1;
+        self.segments.push(Segment { gateway: Some(id), hosts: 0, depth });
         self.boxes.push(Place { nat: NatBox::new(spec, ip, rng), inner, outer });
-        self.holders.insert((outer, IpAddr::V4(ip)), Holder::Outer(id));
         inner
     }
 
+    /// Gives out an address valid on `segment`. Behind boxes that only filter
+    /// it is one of the network outside them.
+    fn claim_v4(&mut self, segment: SegmentId, holder: Holder) -> Ipv4Addr {
+        let mut filters = Vec::new();
+        let mut named = segment;
+        while let Some(b) = self.segments.get(named.0).and_then(|s| s.gateway)
+            && self.spec(b).mapping.is_none()
+        {
+            named = self.place(b).outer;
+            filters.push((named, b));
+        }
+        let ip = self.next_v4(named);
+        self.holders.insert((segment, IpAddr::V4(ip)), holder);
+        for (outside, b) in filters {
+            self.holders.insert((outside, IpAddr::V4(ip)), Holder::Behind(b));
+        }
+        ip
+    }
+
     fn next_v4(&mut self, segment: SegmentId) -> Ipv4Addr {
-        let number = self.segments.get_mut(segment.0).map_or(0, |s| {
-            s.hosts += 1;
-            s.hosts
-        });
-        let [_, a, b, c] = number.to_be_bytes();
-        // Every inner segment uses the same addresses, as homes do.
-        let (net, a) = if segment == SegmentId::INTERNET { (11, a) } else { (10, 64) };
+        let Some(home) = self.segments.get_mut(segment.0) else { return Ipv4Addr::UNSPECIFIED };
+        home.hosts += 1;
+        let [_, a, b, c] = home.hosts.to_be_bytes();
+        // All networks of one depth use the same addresses, as homes do; nested ones must differ.
+        let (net, a) = if segment == SegmentId::INTERNET { (11, a) } else { (10, 64 + home.depth) };
         Ipv4Addr::new(net, a, b, c)
     }
 
@@ -132,26 +151,11 @@ impl Network {
     /// Moves a station to a segment with new addresses of the wanted families.
     pub(crate) fn attach(&mut self, id: StationId, segment: SegmentId, (v4, v6): (bool, bool)) {
         self.detach(id);
-        // Behind a box that only filters, addresses are those of the network outside.
-        let mut filters = Vec::new();
-        let mut named = segment;
-        while let Some(b) = self.segments.get(named.0).and_then(|s| s.gateway)
-            && self.spec(b).mapping.is_none()
-        {
-            named = self.place(b).outer;
-            filters.push((named, b));
-        }
-        let ip4 = v4.then(|| self.next_v4(named));
+        let ip4 = v4.then(|| self.claim_v4(segment, Holder::Station(id)));
         let ip6 = v6.then(|| {
             self.next_v6 += 1;
             Ipv6Addr::from(0x2001_0db8_0000_0000_0000_0000_0000_0000_u128 + (self.next_v6 << 64) + 1)
         });
-        if let Some(ip) = ip4 {
-            self.holders.insert((segment, IpAddr::V4(ip)), Holder::Station(id));
-            for (outside, b) in filters {
-                self.holders.insert((outside, IpAddr::V4(ip)), Holder::Behind(b));
-            }
-        }
         if let Some(ip) = ip6 {
             self.v6.insert(ip, id);
         }
@@ -206,14 +210,6 @@ impl Network {
 
     fn nat(&mut self, id: BoxId) -> &mut NatBox {
         &mut self.boxes.get_mut(id.0).expect("boxes are never removed").nat
-    }
-
-    /// Changes what the innermost box of a segment is.
-    pub(crate) fn change_box(&mut self, segment: SegmentId, spec: BoxSpec) {
-        if let Some(id) = self.segments.get(segment.0).and_then(|s| s.gateway) {
-            self.nat(id).spec = spec;
-            self.nat(id).reboot();
-        }
     }
 
     /// The innermost box of a segment forgets all its state.

@@ -2,7 +2,7 @@
 //! looking at any engine.
 
 use crate::nat::{Filtering, Mapping, Ports};
-use crate::net::{BoxId, Network, SegmentId, StationId};
+use crate::net::{BoxId, Network, StationId};
 
 /// The best path that two machines can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,11 +34,12 @@ enum Side {
 /// Tells what is possible between two stations.
 pub(crate) fn possible(net: &Network, a: StationId, b: StationId) -> Possible {
     let (sa, sb) = (net.station(a), net.station(b));
-    let (chain_a, chain_b) = (net.chain(sa.segment), net.chain(sb.segment));
-    if sa.segment == sb.segment
-        && ((sa.v4.is_some() && sb.v4.is_some()) || (sa.v6.is_some() && sb.v6.is_some()))
-    {
-        return Possible::Direct;
+    // Boxes that both share do not stand between them.
+    let (mut chain_a, mut chain_b) = (net.chain(sa.segment), net.chain(sb.segment));
+    let mut shared = Vec::new();
+    while chain_a.last().is_some() && chain_a.last() == chain_b.last() {
+        chain_b.pop();
+        shared.extend(chain_a.pop());
     }
     let blocked = |chain: &[BoxId]| chain.iter().any(|b| net.spec(*b).blocks_udp);
     if blocked(&chain_a) || blocked(&chain_b) {
@@ -51,8 +52,12 @@ pub(crate) fn possible(net: &Network, a: StationId, b: StationId) -> Possible {
     if sa.v4.is_none() || sb.v4.is_none() {
         return Possible::Relay;
     }
-    if meets_before_internet(net, sa.segment, sb.segment) {
-        return shared_gateway(net, &chain_a, &chain_b);
+    // A machine on the network outside the other's boxes is open to it.
+    if chain_a.is_empty() || chain_b.is_empty() {
+        return Possible::Direct;
+    }
+    if !shared.is_empty() {
+        return behind_one_gateway(net, &shared, &[chain_a, chain_b]);
     }
     combine(side(net, &chain_a), side(net, &chain_b))
 }
@@ -70,7 +75,9 @@ fn side(net: &Network, chain: &[BoxId]) -> Side {
     if specs.iter().any(crate::nat::BoxSpec::is_hard) {
         let predictable =
             specs.iter().all(|s| !s.is_hard() || !matches!(s.ports, Ports::Random | Ports::Block(..)))
-                || specs.iter().any(|s| s.mapping == Some(Mapping::Address));
+                || specs.iter().any(|s| s.mapping == Some(Mapping::Address))
+                // What STUN showed is open to all, whatever further mappings there are.
+                || specs.iter().all(|s| s.filtering == Filtering::Endpoint);
         return Side::Hard { predictable };
     }
     let lax = specs.iter().all(|s| matches!(s.filtering, Filtering::Endpoint | Filtering::Address));
@@ -92,20 +99,25 @@ fn combine(a: Side, b: Side) -> Possible {
     }
 }
 
-fn meets_before_internet(net: &Network, a: SegmentId, b: SegmentId) -> bool {
-    let (a, b) = (net.chain(a), net.chain(b));
-    a.last().is_some() && a.last() == b.last()
+/// Both behind further boxes inside a shared network: what STUN shows of them
+/// is outside it and helps only if the shared boxes let packets turn round.
+fn behind_one_gateway(net: &Network, shared: &[BoxId], own: &[Vec<BoxId>; 2]) -> Possible {
+    let filters_only = |chain: &[BoxId]| chain.iter().all(|b| net.spec(*b).mapping.is_none());
+    if own.iter().any(|chain| filters_only(chain)) {
+        // Their own addresses are valid in the shared network.
+        return combine_inside(net, own);
+    }
+    let easy = |b: &BoxId| !net.spec(*b).is_hard();
+    let turns = shared.iter().any(|b| net.spec(*b).hairpin);
+    let opens = own.iter().flatten().any(|b| net.spec(*b).port_mapping);
+    if !turns && !opens && own.iter().flatten().chain(shared).all(easy) {
+        return Possible::Relay;
+    }
+    Possible::Either
 }
 
-/// Both behind the same outermost box: outer addresses help only if it
-/// hairpins.
-fn shared_gateway(net: &Network, a: &[BoxId], b: &[BoxId]) -> Possible {
-    let hairpins = a.last().is_some_and(|gateway| net.spec(*gateway).hairpin);
-    let all_easy = a.iter().chain(b).all(|b| !net.spec(*b).is_hard() && net.spec(*b).mapping.is_some());
-    match (hairpins, all_easy) {
-        (true, true) => Possible::Direct,
-        (false, true) if a.len() == 1 || b.len() == 1 => Possible::Either,
-        (false, _) => Possible::Either,
-        (true, false) => Possible::Either,
-    }
+fn combine_inside(net: &Network, own: &[Vec<BoxId>; 2]) -> Possible {
+    let [a, b] = own;
+    let filters_only = |chain: &[BoxId]| chain.iter().all(|b| net.spec(*b).mapping.is_none());
+    if filters_only(a) && filters_only(b) { Possible::Direct } else { Possible::Either }
 }

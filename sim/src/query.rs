@@ -60,3 +60,11 @@ impl World {
         self.hosts.get(host).map_or(0, |h| h.wakes)
     }
 }
+
+impl World {
+    /// When and why a machine's engine wants to be woken next.
+    pub fn deadline(&self, host: usize) -> Option<(Duration, sw_path::Wake)> {
+        let (at, why) = self.hosts.get(host)?.engine.next_deadline()?;
+        Some((at.saturating_since(self.start), why))
+    }
+}

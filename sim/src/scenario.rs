@@ -217,7 +217,17 @@ impl Scenario {
     pub(crate) fn last_event(&self) -> Duration {
         let over = |(at, fault): &(Duration, Fault)| match fault {
             Fault::Sleep { secs, .. } | Fault::ControlRestart { secs } => *at + Duration::from_secs(*secs),
-            _ => *at,
+            Fault::Roam { .. }
+            | Fault::ClockJump { .. }
+            | Fault::Restart { .. }
+            | Fault::RelayDies { .. }
+            | Fault::RelayReturns { .. }
+            | Fault::CommitFails { .. }
+            | Fault::Lies { .. }
+            | Fault::BoxReboots { .. }
+            | Fault::Cut { .. }
+            | Fault::Revoke { .. }
+            | Fault::Permit { .. } => *at,
         };
         self.faults.iter().map(over).max().unwrap_or_default().max(Duration::from_secs(2))
     }
@@ -286,5 +296,54 @@ fn random_fault(rng: &mut Rng, scenario: &Scenario) -> Fault {
         10 => Fault::Cut { a: host, b: other, loss: [0.0, 0.3, 1.0][rng.below(3) as usize] },
         11 => Fault::Revoke { a: host, b: other },
         _ => Fault::Permit { a: host, b: other },
+    }
+}
+
+impl Scenario {
+    /// A tailnet of many machines that work for a while: each talks now and
+    /// then, some roam, sleep and restart, relays and control have bad
+    /// moments.
+    pub fn crowd(nodes: usize, lasts: Duration, seed: u64) -> Self {
+        let mut bytes = [0xc3; 32];
+        bytes[..8].copy_from_slice(&seed.to_le_bytes());
+        let rng = &mut Rng::new(bytes);
+        let mut scenario = Self::new(seed);
+        scenario.regions = [12, 40, 90].map(Duration::from_millis).to_vec();
+        for _ in 0..(nodes / 4).max(2) {
+            let spec = [BoxSpec::EASY, BoxSpec::EASY_AF, BoxSpec::HARD, BoxSpec::HARD_BLOCK, BoxSpec::FIREWALL];
+            scenario.add_box(spec[rng.below(5) as usize]);
+        }
+        let segments = scenario.boxes.len() as u64 + 1;
+        for _ in 0..nodes {
+            let segment = rng.below(segments) as usize;
+            scenario.hosts.push(HostSpec { segment, v4: true, v6: rng.chance(0.3), link: random_link(rng) });
+        }
+        let total_s = lasts.as_secs();
+        let at = |rng: &mut Rng| Duration::from_millis(5000 + rng.below(total_s.max(10) * 1000 - 5000));
+        for from in 0..nodes {
+            // Two conversations an hour each, of a minute or so.
+            for _ in 0..(total_s / 1800).max(1) {
+                let to = (from + 1 + rng.below(nodes as u64 - 1) as usize) % nodes;
+                let start = at(rng);
+                let end = start + Duration::from_secs(20 + rng.below(60));
+                scenario.talks.push(TalkSpec { from, to, start, end, every: Duration::from_secs(1), bytes: 300 });
+            }
+        }
+        for _ in 0..nodes {
+            let host = rng.below(nodes as u64) as usize;
+            let fault = match rng.below(4) {
+                0 | 1 => Fault::Roam { host, segment: rng.below(segments) as usize },
+                2 => Fault::Restart { host },
+                _ => Fault::Sleep { host, secs: 30 + rng.below(1800) },
+            };
+            scenario.faults.push((at(rng), fault));
+        }
+        let third = lasts / 3;
+        scenario.faults.push((third, Fault::RelayDies { region: 0 }));
+        scenario.faults.push((third + Duration::from_secs(60), Fault::RelayReturns { region: 0 }));
+        scenario.faults.push((third * 2, Fault::ControlRestart { secs: 10 }));
+        scenario.faults.sort_by_key(|(at, _)| *at);
+        scenario.rest_after = lasts;
+        scenario
     }
 }

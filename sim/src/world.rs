@@ -297,10 +297,10 @@ impl World {
             Event::Ingress { transit, bytes } => self.ingress(&transit, bytes),
             Event::Deliver { station, port, from, bytes } => self.deliver(station, port, from, &bytes),
             Event::AtRelay { host, region, epoch, to, bytes } => {
-                self.at_relay(host, region, epoch, to, bytes)
+                self.at_relay(host, region, epoch, to, bytes);
             }
             Event::FromRelay { host, region, epoch, from, bytes } => {
-                self.from_relay(host, region, epoch, from, &bytes);
+                self.frame_at(host, region, epoch, from, &bytes);
             }
             Event::RelayOpens { host, region, epoch } => self.relay_opens(host, region, epoch),
             Event::RelayRetry { host, region } => self.relay_retry(host, region),
@@ -314,7 +314,7 @@ impl World {
             Event::Wake { host, token } => self.wake(host, token),
             Event::AtControl { host, epoch, info } => self.at_control(host, epoch, *info),
             Event::Tell { host } => self.tell(host),
-            Event::FromControl { host, epoch, update } => self.from_control(host, epoch, update),
+            Event::FromControl { host, epoch, update } => self.update_at(host, epoch, update),
             Event::ControlOpens { host, epoch } => self.control_opens(host, epoch),
             Event::ControlReturns => self.control_returns(),
             Event::Refused { host, epoch } => self.refused(host, epoch),

@@ -123,6 +123,8 @@ const LONG_SLEEP: Duration = Duration::from_secs(600);
 /// Connecting to the home relay may fail for this long before another region
 /// is chosen.
 const HOME_PATIENCE: Duration = Duration::from_secs(3);
+/// With no other region either, all are measured again this often.
+const HOMELESS_CHECK: Duration = Duration::from_secs(60);
 
 impl PathEngine {
     /// Makes an engine for the node `node` with the disco key `disco`, both
@@ -175,9 +177,7 @@ impl PathEngine {
                 self.disco_keys.entry(disco).or_default().nodes.push(node);
             }
         }
-        if !self.peers.contains_key(&node) {
-            self.peers.insert(node, Peer::new(info.clone()));
-        }
+        self.peers.entry(node).or_insert_with(|| Peer::new(info.clone()));
         self.with_peer(&node, now, |peer, ctx| peer.on_info(info, ctx));
         if self.measure.next_periodic.is_none() && self.measure.ready && self.netcheck.last().is_none() {
             self.request_netcheck(now);
@@ -289,10 +289,12 @@ impl PathEngine {
                 relay.heard = Some(now.mono);
             }
             RelayState::Down => {
-                let since = *relay.down_since.get_or_insert(now.mono);
-                if self.home == Some(region) {
-                    self.measure.home_check.get_or_insert(since + HOME_PATIENCE);
-                    self.request_netcheck(now);
+                if relay.down_since.is_none() {
+                    relay.down_since = Some(now.mono);
+                    if self.home == Some(region) {
+                        self.measure.home_check = Some(now.mono + HOME_PATIENCE);
+                        self.request_netcheck(now);
+                    }
                 }
             }
         }

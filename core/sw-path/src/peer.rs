@@ -288,12 +288,19 @@ impl Peer {
 
     /// A ping came from this peer on `leg`; the engine answers it.
     pub(crate) fn on_ping(&mut self, leg: Leg, ctx: &mut Ctx<'_>) {
-        let works = matches!(self.choice, Choice::Direct { .. });
+        let settled = match self.choice {
+            Choice::Direct { .. } => true,
+            // While nobody talks, their keepalives need no proof of ours.
+            Choice::Doubtful { leg: current, .. } => current == leg && !self.is_active(ctx.now),
+            Choice::Relayed => false,
+        };
         let Some(candidate) = self.candidate_or_new(leg, ctx.net.loopback) else { return };
         candidate.heard = Some(ctx.now);
-        // Its packets reach us, so ours will pass its NAT back: try now, not in the next round.
+        // Its packets reach us, so ours will pass its NAT back: try at once, not in the next round. A pong of
+        // late says enough, or two nodes would go on pinging each other.
         let quiet = candidate.last_sent.is_none_or(|at| at + Duration::from_millis(100) <= ctx.now);
-        if !works && quiet {
+        let unproven = candidate.last_pong.is_none_or(|at| at + TRUST <= ctx.now);
+        if !settled && quiet && unproven {
             self.ping(To::Leg(leg), ctx);
         }
         if self.candidates.len() > CANDIDATES_MAX {
@@ -337,15 +344,6 @@ impl Peer {
         let Some(candidate) = self.candidate_or_new(leg, ctx.net.loopback) else { return };
         candidate.heard = Some(ctx.now);
         self.ping(To::Leg(leg), ctx);
-        self.serve(ctx);
-    }
-
-    /// A peer relay forwards for us on `leg`.
-    pub(crate) fn on_peer_relay(&mut self, leg: Leg, rtt: Duration, ctx: &mut Ctx<'_>) {
-        let Some(candidate) = self.candidate_or_new(leg, ctx.net.loopback) else { return };
-        candidate.heard = Some(ctx.now);
-        candidate.on_pong(rtt, false, ctx.now);
-        self.after_pong(leg, ctx);
         self.serve(ctx);
     }
 
@@ -433,7 +431,11 @@ impl Peer {
     /// Since when a direct path is searched; `None` when no search goes on.
     pub(crate) fn searching_since(&self, now: Instant) -> Option<Instant> {
         let searches = self.discovery.is_some() || self.is_active(now);
-        self.searching_since.filter(|_| searches && !self.has_direct())
+        // A lossy path is one, and a lost one may heal: both are given time before anything costly is tried.
+        let lossy = self.candidates.iter().any(|c| c.probation.is_some() && c.may_heal(now));
+        let since = self.searching_since.filter(|_| searches && !lossy && !self.has_direct())?;
+        let lost = self.candidates.iter().any(|c| c.leg.vni.is_none() && c.may_heal(now));
+        Some(if lost { since + DISCOVERY_PAUSE } else { since })
     }
 
     /// The region that reaches this peer: its home, else where it was heard.

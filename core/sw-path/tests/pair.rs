@@ -1,4 +1,6 @@
 //! Two engines on a flat network with one relay: the life of one path.
+#![expect(clippy::unwrap_used, reason = "the helpers of a test may fail it")]
+#![expect(clippy::wildcard_enum_match_arm, reason = "each test looks at a few outputs of many")]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;

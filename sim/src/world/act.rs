@@ -91,7 +91,7 @@ impl World {
     }
 
     /// New sockets on the same port; the router is asked for it again.
-    fn rebind(&mut self, host: usize) {
+    pub(super) fn rebind(&mut self, host: usize) {
         if let Some(port) = self.hosts.get(host).map(|h| h.port) {
             self.map_port(host, Some(port));
         }

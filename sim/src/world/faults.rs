@@ -44,7 +44,7 @@ impl World {
                     self.queue.push(self.now, Event::Lie { host });
                 }
             }
-            Fault::BoxReboots { segment } => self.net.reboot_box(SegmentId(segment)),
+            Fault::BoxReboots { segment } => self.box_reboots(segment),
             Fault::Cut { a, b, loss } => {
                 let pair = (a.min(b), a.max(b));
                 if loss > 0.0 {
@@ -60,6 +60,17 @@ impl World {
             Fault::Permit { a, b } => {
                 let told = self.control.set_permitted(a, b, true);
                 self.tell_soon(&told);
+            }
+        }
+    }
+
+    /// A box forgets its mappings; the machines behind it see its epoch go
+    /// back and ask for their port again (stun-netcheck.md §8.1).
+    fn box_reboots(&mut self, segment: usize) {
+        self.net.reboot_box(SegmentId(segment));
+        for host in 0..self.hosts.len() {
+            if self.hosts.get(host).is_some_and(|h| h.is_awake && h.spec.segment == segment) {
+                self.rebind(host);
             }
         }
     }

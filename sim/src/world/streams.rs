@@ -117,7 +117,7 @@ impl World {
         self.queue.push(at, Event::FromRelay { host: receiver, region, epoch, from, bytes });
     }
 
-    pub(super) fn from_relay(
+    pub(super) fn frame_at(
         &mut self,
         host: usize,
         region: RegionId,
@@ -249,7 +249,7 @@ impl World {
         self.queue.push(at, Event::FromControl { host, epoch, update });
     }
 
-    pub(super) fn from_control(&mut self, host: usize, epoch: u64, update: Update) {
+    pub(super) fn update_at(&mut self, host: usize, epoch: u64, update: Update) {
         let now = self.now_at(host);
         let (keeps, loses) =
             (self.defect == Some(Defect::KeepsRevoked), self.defect == Some(Defect::LosesDelta) && host == 0);

@@ -7,7 +7,7 @@ use sw_proto::nacl::BoxKey;
 use sw_proto::{geneve, stun};
 use sw_types::{DiscoKey, NodeKey, Now, RegionId, Vni};
 
-use super::{PathEngine, Relay};
+use super::PathEngine;
 use crate::api::*;
 use crate::timing::{PINGS_HEARD_PER_S, RELAYED_DISCO_PER_S};
 
@@ -28,7 +28,7 @@ impl PathEngine {
     pub fn on_datagram(&mut self, source: Source, datagram: &[u8], now: Now) -> bool {
         match source {
             Source::Relay { region, from } => {
-                self.relays.entry(region).or_insert_with(Relay::default).heard = Some(now.mono);
+                self.relays.entry(region).or_default().heard = Some(now.mono);
                 if !disco::looks_like(datagram) {
                     return false;
                 }

@@ -195,8 +195,8 @@ impl PathEngine {
             self.tell_peers(now);
         }
         if self.measure.home_check.is_some_and(|at| at <= now.mono) {
-            self.measure.home_check = None;
             let down = self.home.and_then(|home| self.relays.get(&home)?.down_since);
+            self.measure.home_check = down.map(|_| now.mono + super::HOMELESS_CHECK);
             if down.is_some() {
                 self.request_netcheck(now);
             }

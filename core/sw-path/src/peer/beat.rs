@@ -78,7 +78,7 @@ impl Peer {
         self.in_flight.retain(|ping| ping.sent + PING_TIMEOUT > now || ping.overdue.is_some());
         for at in 0..self.in_flight.len() {
             let Some(ping) = self.in_flight.get_mut(at) else { break };
-            if !ping.overdue.is_some_and(|due| due <= now) {
+            if ping.overdue.is_none_or(|due| due > now) {
                 continue;
             }
             ping.overdue = None;
