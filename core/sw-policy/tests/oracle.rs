@@ -1,0 +1,305 @@
+//! The slow compiler which is right by inspection: policy.md §7 to §9 followed word by word, on JSON and text,
+//! for packet filters without capabilities, postures and via. The real one must agree.
+
+mod world;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arbitrary::Unstructured;
+use serde_json::{Value, json};
+use sw_policy::{Compiled, Context, IpRange, Node, Policy, World};
+use sw_types::Rng;
+
+const WILDCARD: [&str; 3] =
+    ["100.115.94.0-100.127.255.255", "100.64.0.0-100.115.91.255", "fd7a:115c:a1e0::/48"];
+const INTERNET: [&str; 7] = [
+    "0.0.0.0-9.255.255.255",
+    "11.0.0.0-100.63.255.255",
+    "100.128.0.0-169.253.255.255",
+    "169.255.0.0-172.15.255.255",
+    "172.32.0.0-192.167.255.255",
+    "192.169.0.0-255.255.255.255",
+    "2000::-3fff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+];
+
+struct Oracle<'o> {
+    policy: &'o Value,
+    world: &'o World,
+}
+
+/// First and last port of each range.
+type Ports = Vec<(u64, u64)>;
+
+fn texts(value: &Value) -> Vec<String> {
+    value.as_array().into_iter().flatten().filter_map(|text| text.as_str().map(str::to_owned)).collect()
+}
+
+fn addresses(node: &Node) -> Vec<String> {
+    node.addresses.iter().map(ToString::to_string).collect()
+}
+
+impl Oracle<'_> {
+    /// Whether a word for people, tags or autogroups means a machine.
+    fn is(&self, word: &str, node: &Node) -> bool {
+        let user = node.owner().and_then(|id| self.world.users.get(&id));
+        let named = |word: &str| {
+            user.is_some_and(|user| match word.strip_prefix("user:*@") {
+                Some(domain) => user.login().ends_with(&format!("@{domain}")),
+                None => word == user.email || word == format!("{}@", user.name),
+            })
+        };
+        match word {
+            "autogroup:member" => node.owner().is_some(),
+            "autogroup:tagged" => !node.tags.is_empty(),
+            "autogroup:admin" => {
+                user.is_some_and(|user| matches!(user.role, sw_policy::Role::Admin | sw_policy::Role::Owner))
+            }
+            group if group.starts_with("group:") => {
+                texts(&self.policy["groups"][group]).iter().any(|one| named(one))
+            }
+            tag if tag.starts_with("tag:") => node.tags.contains(&tag.to_owned()),
+            person if person.contains('@') => named(person),
+            _ => false,
+        }
+    }
+
+    /// The address texts that a word of addresses stands for; `None` for words that mean machines.
+    fn literal(&self, word: &str) -> Option<Vec<String>> {
+        match word {
+            "autogroup:internet" => Some(INTERNET.map(str::to_owned).to_vec()),
+            // The world's generator defines these.
+            "lan" => Some(vec!["10.0.1.0/24".to_owned()]),
+            "ipset:two" => Some(
+                ["10.0.0.0-10.0.0.255", "10.0.2.0-10.0.255.255", "100.64.0.5"].map(str::to_owned).to_vec(),
+            ),
+            word => IpRange::parse(word).map(|range| vec![range.to_string()]),
+        }
+    }
+
+    fn sources(&self, words: &[String]) -> Vec<String> {
+        let mut found = BTreeSet::new();
+        let mut others = Vec::new();
+        for word in words {
+            if word == "*" {
+                found.extend(WILDCARD.map(str::to_owned));
+                let routes = self.world.nodes.values().flat_map(|node| node.subnet_routes());
+                found.extend(routes.map(|net| net.to_string()));
+                continue;
+            }
+            match self.literal(word) {
+                Some(texts) => others.extend(texts),
+                None => others.extend(
+                    self.world.nodes.values().filter(|n| self.is(word, n)).flat_map(|n| addresses(n)),
+                ),
+            }
+        }
+        if words.iter().any(|word| word == "*") {
+            let ranges: sw_policy::RangeSet = others.iter().filter_map(|text| IpRange::parse(text)).collect();
+            found.extend(ranges.ranges().iter().map(ToString::to_string));
+        }
+        found.extend(others);
+        found.into_iter().collect()
+    }
+
+    fn entries(&self, word: &str, ports: &[(u64, u64)]) -> Vec<Value> {
+        let places = match (word, self.literal(word)) {
+            ("*", _) => vec!["*".to_owned()],
+            (_, Some(texts)) => texts,
+            (_, None) => {
+                self.world.nodes.values().filter(|n| self.is(word, n)).flat_map(|n| addresses(n)).collect()
+            }
+        };
+        cross(&places, ports)
+    }
+
+    /// Appends what one single rule gives for `node`: the other destinations, then one's own machines.
+    fn expand(
+        &self,
+        node: &Node,
+        src: &[String],
+        dst: &[String],
+        net: (Option<u64>, &[(u64, u64)]),
+        out: &mut Vec<Value>,
+    ) {
+        let (protocol, ports) = net;
+        let rule = |sources: Vec<String>, entries: Vec<Value>| {
+            let mut rule = json!({"SrcIPs": sources, "DstPorts": entries});
+            if let Some(protocol) = protocol {
+                rule["IPProto"] = json!([protocol]);
+            }
+            rule
+        };
+        let others = dst.iter().filter(|word| *word != "autogroup:self");
+        let entries: Vec<Value> = others.flat_map(|word| self.entries(word, ports)).collect();
+        let sources = self.sources(src);
+        if !entries.is_empty() && !sources.is_empty() {
+            out.push(rule(sources, entries));
+        }
+        if dst.iter().any(|word| word == "autogroup:self")
+            && let Some(owner) = node.owner()
+        {
+            let own: Vec<_> =
+                self.world.nodes.values().filter(|other| other.owner() == Some(owner)).collect();
+            let is_source = |other: &Node| src.iter().any(|word| word == "*" || self.is(word, other));
+            let from: BTreeSet<String> =
+                own.iter().filter(|other| is_source(other)).flat_map(|other| addresses(other)).collect();
+            if !from.is_empty() {
+                let places: Vec<String> = own.iter().flat_map(|other| addresses(other)).collect();
+                out.push(rule(from.into_iter().collect(), cross(&places, ports)));
+            }
+        }
+    }
+
+    fn filter(&self, node: &Node) -> Vec<Value> {
+        let mut rules = Vec::new();
+        for grant in self.policy["grants"].as_array().into_iter().flatten() {
+            let mut nets: Vec<(Option<u64>, Ports)> = Vec::new();
+            for item in texts(&grant["ip"]) {
+                let (protocol, ports) = match item.split_once(':') {
+                    Some((name, ports)) => (Some(protocol(name)), ports.to_owned()),
+                    None => (None, item.clone()),
+                };
+                match nets.iter_mut().find(|net| net.0 == protocol) {
+                    Some(net) => net.1.extend(parse_ports(&ports)),
+                    None => nets.push((protocol, parse_ports(&ports))),
+                }
+            }
+            let (src, dst) = (texts(&grant["src"]), texts(&grant["dst"]));
+            let others: Vec<String> = dst.iter().filter(|word| *word != "autogroup:self").cloned().collect();
+            let own: Vec<String> = dst.iter().filter(|word| *word == "autogroup:self").cloned().collect();
+            for part in [others, own] {
+                for (protocol, ports) in &nets {
+                    self.expand(node, &src, &part, (*protocol, ports), &mut rules);
+                }
+            }
+        }
+        for acl in self.policy["acls"].as_array().into_iter().flatten() {
+            let mut groups: Vec<(String, Ports)> = Vec::new();
+            for dst in texts(&acl["dst"]) {
+                let (word, ports) = dst.rsplit_once(':').expect("a destination has ports");
+                match groups.iter_mut().find(|group| group.0 == word) {
+                    Some(group) => group.1.extend(parse_ports(ports)),
+                    None => groups.push((word.to_owned(), parse_ports(ports))),
+                }
+            }
+            let all_autogroups = groups.iter().all(|group| group.0.starts_with("autogroup:"));
+            groups.sort_by_key(|group| match group.0.as_str() {
+                "*" => 0,
+                word if word.contains('@') => 1,
+                "autogroup:self" if !all_autogroups => 3,
+                _ => 2,
+            });
+            let protocol = acl["proto"].as_str().map(protocol);
+            for (word, ports) in groups {
+                self.expand(node, &texts(&acl["src"]), &[word], (protocol, &ports), &mut rules);
+            }
+        }
+        reduce(node, merge(rules))
+    }
+}
+
+fn cross(places: &[String], ports: &[(u64, u64)]) -> Vec<Value> {
+    let one = |place: &String| -> Vec<Value> {
+        ports
+            .iter()
+            .map(|(first, last)| json!({"IP": place, "Ports": {"First": first, "Last": last}}))
+            .collect()
+    };
+    places.iter().flat_map(one).collect()
+}
+
+fn protocol(name: &str) -> u64 {
+    match name {
+        "tcp" => 6,
+        "udp" | "17" => 17,
+        "icmp" => 1,
+        other => panic!("the generator writes no {other}"),
+    }
+}
+
+fn parse_ports(text: &str) -> Ports {
+    let number = |text: &str| text.parse::<u64>().expect("a port");
+    let one = |item: &str| match item.split_once('-') {
+        Some((first, last)) => (number(first), number(last)),
+        None if item == "*" => (0, 65_535),
+        None => (number(item), number(item)),
+    };
+    text.split(',').map(one).collect()
+}
+
+fn merge(rules: Vec<Value>) -> Vec<Value> {
+    let mut merged: Vec<Value> = Vec::new();
+    for rule in rules {
+        let same =
+            |known: &&mut Value| known["SrcIPs"] == rule["SrcIPs"] && known["IPProto"] == rule["IPProto"];
+        match merged.iter_mut().find(same) {
+            Some(known) => {
+                let more = rule["DstPorts"].as_array().expect("destinations").clone();
+                known["DstPorts"].as_array_mut().expect("destinations").extend(more);
+            }
+            None => merged.push(rule),
+        }
+    }
+    merged
+}
+
+fn reduce(node: &Node, rules: Vec<Value>) -> Vec<Value> {
+    let internet: Vec<IpRange> = INTERNET.iter().filter_map(|text| IpRange::parse(text)).collect();
+    let keeps = |entry: &Value| {
+        let place = entry["IP"].as_str().expect("a place");
+        let Some(range) = IpRange::parse(place) else { return place == "*" };
+        node.addresses.iter().any(|addr| range.contains(*addr))
+            || node.subnet_routes().iter().any(|net| IpRange::prefix(*net).overlaps(range))
+            || (!node.exit_routes().is_empty() && internet.iter().any(|public| public.covers(range)))
+    };
+    let mut kept = Vec::new();
+    for mut rule in rules {
+        let entries = rule["DstPorts"].as_array_mut().expect("destinations");
+        entries.retain(keeps);
+        if !entries.is_empty() {
+            kept.push(rule);
+        }
+    }
+    kept
+}
+
+#[test]
+fn filters_equal_those_of_the_slow_compiler() {
+    let mut rng = Rng::new([9; 32]);
+    let (mut machines, mut rules) = (0, 0);
+    for _ in 0..2_000 {
+        let mut noise = vec![0; 8_192];
+        rng.fill(&mut noise);
+        let u = &mut Unstructured::new(&noise);
+        let mut world = world::World::default();
+        let mut policy: Value = serde_json::from_str(&world::policy(u).unwrap()).unwrap();
+        // What the slow compiler does not know; and a policy that has rules.
+        for section in ["grants", "acls"] {
+            let rules = policy[section].as_array().cloned().unwrap_or_default();
+            let plain = rules.into_iter().filter_map(|mut rule| {
+                let fields = rule.as_object_mut()?;
+                fields.remove("app");
+                fields.remove("srcPosture");
+                fields.remove("via").is_none().then_some(rule)
+            });
+            policy[section] = plain.collect();
+        }
+        for _ in 0..20 {
+            world.change(u).unwrap();
+        }
+        let parsed =
+            Policy::parse(&policy.to_string(), Context { world: &world.now, domains: None }).unwrap();
+        let compiled = Compiled::new(&Arc::new(parsed), &world.now);
+        let oracle = Oracle { policy: &policy, world: &world.now };
+        for node in world.now.nodes.values() {
+            let fast = serde_json::to_value(compiled.filter(node.id)).unwrap();
+            let slow = Value::Array(oracle.filter(node));
+            assert_eq!(fast, slow, "machine {}\n{policy:#}\n{:#?}", node.name, world.now);
+            machines += 1;
+            rules += slow.as_array().map_or(0, Vec::len);
+        }
+    }
+    assert!(rules > 5_000, "the policies say something: {rules}");
+    println!("{machines} filters with {rules} rules");
+}
