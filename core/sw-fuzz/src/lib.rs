@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 #![warn(clippy::iter_over_hash_type)]
 
+mod filter;
 mod json;
 mod lock;
 mod mutate;
@@ -42,6 +43,8 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("disco_message", proto::disco_message),
     ("dns_query", node::dns_query),
     ("early_payload", noise::early_payload),
+    ("filter_packet", filter::packet),
+    ("filter_rules", filter::rules),
     ("geneve", proto::geneve),
     ("hujson", policy::hujson_text),
     ("ip_packet", proto::ip_packet),

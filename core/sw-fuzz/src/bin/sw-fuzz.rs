@@ -8,9 +8,18 @@ use std::time::{Duration, Instant};
 
 use sw_fuzz::{Check, Mutator, TARGETS};
 
-/// Checks that do curve arithmetic for every input get this part of the others' share.
-const SLOW: &[(&str, u64)] =
-    &[("noise_handshake", 50), ("noise_records", 100), ("derp_login", 10), ("disco_datagram", 5)];
+/// Checks that do much for every input (curve arithmetic, many decoders) get this part of the others' share.
+const SLOW: &[(&str, u64)] = &[
+    ("noise_handshake", 50),
+    ("noise_records", 200),
+    ("derp_login", 10),
+    ("disco_datagram", 10),
+    ("filter_rules", 50),
+    ("netmap", 10),
+    ("policy", 10),
+    ("rpc_json", 10),
+    ("wireguard", 50),
+];
 
 struct Args {
     inputs: u64,
