@@ -60,7 +60,7 @@ fn serve(args: ServeArgs, common: Common) -> ExitCode {
             Ok(runtime) => runtime,
             Err(error) => return fail(&format!("the server cannot start: {error}."), None, None, 1),
         };
-    let engine = Arc::new(sw_tailnet::AllowAll);
+    let engine = Arc::new(sw_tailnet::PolicyEngine::new(&args.url));
     let served = runtime.block_on(sw_control::serve(args, common.state, engine, |_server| Roles::default()));
     match served {
         Ok(()) => ExitCode::SUCCESS,
