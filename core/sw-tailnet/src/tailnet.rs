@@ -266,6 +266,8 @@ impl Tailnet {
         if old.is_none() {
             live.unsaved = true;
         }
+        // Who owns the machines that a class sees is part of what is kept for the class.
+        self.streams.audiences.clear();
         self.unseen.insert(id);
         self.refresh_routes(id);
         self.touch(id, &[Aspect::Full, Aspect::Own]);

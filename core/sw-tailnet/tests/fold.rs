@@ -502,5 +502,5 @@ fn the_fold_of_deltas_equals_the_full_map() {
         world.check();
         Ok(())
     })
-    .budget_ms(8_000);
+    .budget_ms(4_000);
 }

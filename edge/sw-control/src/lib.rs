@@ -32,6 +32,6 @@ mod ts2021;
 
 pub use control::{Control, StartError};
 pub use public::PublicRouter;
-pub use serve::{Roles, ServeArgs, ServeError, restore, serve};
+pub use serve::{Place, Roles, ServeArgs, ServeError, restore, serve};
 pub use server::{Server, ServerConfig, ServerError};
 pub use task::Failure;

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use clap::Args;
 use sw_net::front::{Front, FrontLimits, Router};
+use sw_net::tls::{CertHash, CertStore, Identity};
 use sw_tailcfg::DerpMap;
 use sw_tailnet::{Command, Engine};
+use sw_types::Secret;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::server::{Server, ServerConfig, ServerError};
@@ -44,8 +46,23 @@ pub struct ServeArgs {
 pub struct Roles {
     /// Answers what the control role does not (relay, page).
     pub others: Option<Arc<dyn Router>>,
+    /// Whether `others` has the login pages.
+    pub has_pages: bool,
     /// Relays to add to the map from a file.
     pub derp_map: Option<DerpMap>,
+}
+
+/// Where the server stands, for roles that share its listener.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Host of the URL: a name or an address.
+    pub host: String,
+    /// TCP port of the listener.
+    pub listen: SocketAddr,
+    /// `SHA-256` of the certificate in hex, when it is our own and clients must pin it.
+    pub pin: Option<CertHash>,
+    /// The certificates of the listener.
+    pub certs: Arc<CertStore>,
 }
 
 impl std::fmt::Debug for Roles {
@@ -123,19 +140,21 @@ pub async fn serve(
     args: ServeArgs,
     state: PathBuf,
     engine: Arc<dyn Engine>,
-    roles: impl FnOnce(&Server) -> Roles,
+    roles: impl FnOnce(&Server, &Place) -> std::io::Result<Roles>,
 ) -> Result<(), ServeError> {
     let url = Url::parse(&args.url)?;
     let listen = args.listen.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 0], url.port)));
     let server = Server::start(ServerConfig { url: url.text.clone(), state, engine })?;
-    let roles = roles(&server);
+    let (certs, pin) = certificates(&args, &server, &url.host)?;
+    let place = Place { host: url.host.clone(), listen, pin, certs: Arc::clone(&certs) };
+    let roles = roles(&server, &place).map_err(|source| ServeError::Listen { address: listen, source })?;
     let mut files = Files { args: &args, built_in: roles.derp_map, policy: None, derp: None };
     files.reload(&server, true).await?;
-    let tls = tls(&args)?;
-    if tls.is_none() {
+    let tls = Some(sw_net::tls::server_config(certs));
+    if args.tls_cert.is_none() {
         url.warn_if_public();
     }
-    let router = server.router(roles.others);
+    let router = server.router(roles.others, roles.has_pages);
     let front = Front::new(router, FrontLimits::default());
     server.set_front_stats(front.stats());
     let bound = sw_net::socket::listen_tcp(listen)
@@ -211,17 +230,29 @@ impl Url {
     }
 }
 
-fn tls(args: &ServeArgs) -> Result<Option<Arc<rustls::ServerConfig>>, ServeError> {
-    let (Some(cert), Some(key)) = (&args.tls_cert, &args.tls_key) else {
-        return Ok(None);
-    };
-    let bad = |file: &Path, why: String| ServeError::Argument { what: file.display().to_string(), why };
-    let chain = std::fs::read(cert).map_err(|e| bad(cert, e.to_string()))?;
-    let private = std::fs::read(key).map_err(|e| bad(key, e.to_string()))?;
-    let identity = sw_net::tls::Identity::from_pem(&chain, &private).map_err(|e| bad(cert, e.to_string()))?;
-    let store = sw_net::tls::CertStore::new();
+/// The given certificate, or one of our own that clients pin; it is kept, since relay maps name it.
+fn certificates(
+    args: &ServeArgs,
+    server: &Server,
+    host: &str,
+) -> Result<(Arc<CertStore>, Option<CertHash>), ServeError> {
+    let bad = |what: &str, why: String| ServeError::Argument { what: what.to_owned(), why };
+    let store = CertStore::new();
+    if let (Some(cert), Some(key)) = (&args.tls_cert, &args.tls_key) {
+        let name = cert.display().to_string();
+        let identity = Identity::from_pem(read(cert)?.as_bytes(), read(key)?.as_bytes());
+        store.set_default(&identity.map_err(|e| bad(&name, e.to_string()))?);
+        return Ok((store, None));
+    }
+    let names = [host.trim_matches(['[', ']']).to_owned()];
+    let made = sw_net::tls::self_signed_pem(&names).map_err(|e| bad("certificate", e.to_string()))?;
+    // One entry for both, so that they can never be of two makings.
+    let make = || Secret::new(format!("{}{}", made.0, made.1));
+    let pem = server.key_or_make("tls", make)?;
+    let identity = Identity::from_pem(pem.expose().as_bytes(), pem.expose().as_bytes());
+    let identity = identity.map_err(|e| bad("control.keys, tls", e.to_string()))?;
     store.set_default(&identity);
-    Ok(Some(sw_net::tls::server_config(store)))
+    Ok((store, Some(identity.hash())))
 }
 
 /// Files that are read again while the server runs.
