@@ -266,6 +266,8 @@ impl Tailnet {
         if old.is_none() {
             live.unsaved = true;
         }
+        // Who owns the machines that a class sees is part of what is kept for the class.
+        self.streams.audiences.clear();
         self.unseen.insert(id);
         self.refresh_routes(id);
         self.touch(id, &[Aspect::Full, Aspect::Own]);
@@ -510,9 +512,17 @@ impl Tailnet {
         };
         let class = if admitted { self.compiled.class(id) } else { OUTSIDE };
         if class != live.class || rules_changed {
+            let before = std::mem::replace(&mut live.class, class);
             self.streams.move_member(id, class);
-            live.class = class;
+            if !rules_changed {
+                // With new rules every stream compares all it sees anyway.
+                self.streams.wake_viewers(&*self.compiled, before);
+                self.touch(id, &[Aspect::Full, Aspect::Own]);
+            }
         }
+        let Some(live) = self.live.get_mut(&id) else {
+            return;
+        };
         let attributes = self.compiled.attributes(id);
         if attributes != live.attributes {
             live.attributes = attributes;

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, WWW_AUTHENTICATE};
+use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
@@ -145,12 +145,6 @@ impl Ask<'_> {
 
     pub(crate) fn query(&self, name: &str) -> Option<String> {
         crate::ts2021::query_value(self.parts.uri.query()?, name)
-    }
-
-    /// Whether the caller prefers HuJSON to JSON.
-    pub(crate) fn accepts(&self, kind: &str) -> bool {
-        let accept = self.parts.headers.get(ACCEPT).and_then(|value| value.to_str().ok());
-        accept.is_some_and(|accept| accept.contains(kind))
     }
 }
 

@@ -62,12 +62,14 @@ async fn register(
         // The client asks again with the same Followup (control.md §3.5).
         _ = given_up(respond) => return Err(Refused::Gone),
     };
+    shared.metrics.registrations.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     if response.error.is_empty() {
         if response.machine_authorized {
             peer.conn.authenticated();
         }
     } else {
         tracing::info!(machine = %peer.machine.short(), why = %response.error, "registration refused");
+        shared.metrics.registrations_refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         shared.throttle.failed(peer.conn.peer.ip(), peer.machine, crate::clock::now().mono);
     }
     Ok(send_json(respond, &response)?)

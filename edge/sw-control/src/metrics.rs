@@ -11,8 +11,6 @@ use sw_tailnet::Stats;
 pub(crate) struct Metrics {
     /// Map streams open.
     pub map_streams: AtomicU64,
-    /// Noise connections open.
-    pub connections: AtomicU64,
     /// Registrations answered.
     pub registrations: AtomicU64,
     /// Registrations refused.
@@ -52,7 +50,6 @@ pub(crate) fn text(scrape: &Scrape<'_>) -> String {
         scrape.online as u64,
     );
     line("map_streams", "gauge", "Map streams open.", load(&m.map_streams));
-    line("connections", "gauge", "Noise connections open.", load(&m.connections));
     line("registrations_total", "counter", "Registrations answered.", load(&m.registrations));
     line("registrations_refused_total", "counter", "Registrations refused.", load(&m.registrations_refused));
     line("api_requests_total", "counter", "Admin requests answered.", load(&m.api_requests));
@@ -83,20 +80,4 @@ pub(crate) fn text(scrape: &Scrape<'_>) -> String {
         line("bad_requests_total", "counter", "Requests refused by the listener.", load(&front.bad_requests));
     }
     out
-}
-
-/// Counts something up while it lives.
-pub(crate) struct Gauge<'a>(&'a AtomicU64);
-
-impl<'a> Gauge<'a> {
-    pub(crate) fn up(counter: &'a AtomicU64) -> Self {
-        counter.fetch_add(1, Ordering::Relaxed);
-        Self(counter)
-    }
-}
-
-impl Drop for Gauge<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }

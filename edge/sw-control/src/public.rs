@@ -22,6 +22,7 @@ const KEY_VERSION_MIN: u16 = 39;
 pub struct PublicRouter {
     shared: Arc<Shared>,
     others: Option<Arc<dyn Router>>,
+    has_pages: bool,
 }
 
 impl std::fmt::Debug for PublicRouter {
@@ -31,8 +32,8 @@ impl std::fmt::Debug for PublicRouter {
 }
 
 impl PublicRouter {
-    pub(crate) fn new(shared: Arc<Shared>, others: Option<Arc<dyn Router>>) -> Self {
-        Self { shared, others }
+    pub(crate) fn new(shared: Arc<Shared>, others: Option<Arc<dyn Router>>, has_pages: bool) -> Self {
+        Self { shared, others, has_pages }
     }
 }
 
@@ -61,7 +62,7 @@ impl Router for PublicRouter {
             (_, path) if path.starts_with("/api/") => {
                 Box::pin(async move { api::public(shared, request, &conn).await })
             }
-            (&Method::GET, path) if path.starts_with("/register/") && self.others.is_none() => {
+            (&Method::GET, path) if path.starts_with("/register/") && !self.has_pages => {
                 let id = path.trim_start_matches("/register/").to_owned();
                 Box::pin(async move { login_hint(&shared, id).await })
             }

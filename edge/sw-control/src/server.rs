@@ -7,7 +7,7 @@ use std::time::Duration;
 use sw_net::front::{FrontStats, Router};
 use sw_store::{KeyFile, KeyFileError, SqliteStore, Store};
 use sw_tailnet::{Config, Engine};
-use sw_types::{ControlKey, ControlPrivate};
+use sw_types::{ControlKey, ControlPrivate, Secret};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -128,9 +128,23 @@ impl Server {
         self.shared.noise_key.public()
     }
 
-    /// Answers the control role's paths; `others` gets what is not ours (relay, page).
-    pub fn router(&self, others: Option<Arc<dyn Router>>) -> Arc<PublicRouter> {
-        Arc::new(PublicRouter::new(Arc::clone(&self.shared), others))
+    /// A private key or certificate kept in `control.keys`, made at the first call.
+    ///
+    /// # Errors
+    /// [`ServerError::Keys`].
+    pub fn key_or_make(
+        &self,
+        name: &str,
+        make: impl FnOnce() -> Secret<String>,
+    ) -> Result<Secret<String>, ServerError> {
+        let mut keys = KeyFile::open(&self.shared.state.join("control.keys"))?;
+        Ok(keys.get_or_make(name, make)?)
+    }
+
+    /// Answers the control role's paths; `others` gets what is not ours (relay, page). With `has_pages`
+    /// login pages are theirs too.
+    pub fn router(&self, others: Option<Arc<dyn Router>>, has_pages: bool) -> Arc<PublicRouter> {
+        Arc::new(PublicRouter::new(Arc::clone(&self.shared), others, has_pages))
     }
 
     /// Shows the front's counters among the metrics.
