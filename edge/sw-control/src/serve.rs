@@ -7,10 +7,8 @@ use std::time::Duration;
 
 use clap::Args;
 use sw_net::front::{Front, FrontLimits, Router};
-use sw_net::tls::{CertHash, CertStore, Identity};
 use sw_tailcfg::DerpMap;
 use sw_tailnet::{Command, Engine};
-use sw_types::Secret;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::server::{Server, ServerConfig, ServerError};
@@ -46,8 +44,6 @@ pub struct ServeArgs {
 pub struct Roles {
     /// Answers what the control role does not (relay, page).
     pub others: Option<Arc<dyn Router>>,
-    /// Whether `others` has the login pages.
-    pub has_pages: bool,
     /// Relays to add to the map from a file.
     pub derp_map: Option<DerpMap>,
     /// What the listener shows to those who speak TLS; one port speaks both.
@@ -65,19 +61,6 @@ pub struct Bound {
     pub listen: SocketAddr,
     /// The certificate that the operator gave.
     pub given: Option<sw_net::tls::Identity>,
-}
-
-/// Where the server stands, for roles that share its listener.
-#[derive(Debug, Clone)]
-pub struct Place {
-    /// Host of the URL: a name or an address.
-    pub host: String,
-    /// TCP port of the listener.
-    pub listen: SocketAddr,
-    /// `SHA-256` of the certificate in hex, when it is our own and clients must pin it.
-    pub pin: Option<CertHash>,
-    /// The certificates of the listener.
-    pub certs: Arc<CertStore>,
 }
 
 impl std::fmt::Debug for Roles {
@@ -172,7 +155,7 @@ pub async fn serve(
     if !is_given {
         url.warn_if_public();
     }
-    let router = server.router(roles.others, roles.has_pages);
+    let router = server.router(roles.others, true);
     let front = Front::new(router, FrontLimits::default());
     server.set_front_stats(front.stats());
     let bound = sw_net::socket::listen_tcp(listen)

@@ -114,6 +114,8 @@ pub(crate) struct Core {
     pub(crate) node: Node,
     pub(crate) paths: PathEngine,
     pub(crate) device: Arc<Device>,
+    /// The packet filter in force; its flows outlive a change of rules.
+    gate: Option<Arc<sw_filter::Gate>>,
     pub(crate) relays: Relays,
     pub(crate) bus: Bus,
     control: ControlTasks,

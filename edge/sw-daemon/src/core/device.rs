@@ -1,6 +1,10 @@
 //! What data plane and relays report.
 
+use std::sync::Arc;
+
+use ipnet::IpNet;
 use sw_dataplane::{DatagramKind, Event};
+use sw_filter::{Filter, Gate};
 use sw_net::derp_client::DerpEvent;
 use sw_node::desired::FilterConfig;
 use sw_path::{RelayState, SocketId, Source};
@@ -8,6 +12,7 @@ use sw_types::RegionId;
 use sw_wg::Source as WgSource;
 
 use super::Core;
+use crate::random;
 
 impl Core {
     pub(super) fn on_device_event(&mut self, event: Event) {
@@ -47,7 +52,7 @@ impl Core {
                 self.paths.on_authenticated(&peer, source, now);
             }
             Event::ServicePacket(packet) => {
-                let device = std::sync::Arc::clone(&self.device);
+                let device = Arc::clone(&self.device);
                 self.dns.on_packet(&packet, &device);
             }
         }
@@ -79,7 +84,38 @@ impl Core {
         }
     }
 
+    /// Compiles the rules and puts them before everything that comes out of the tunnel. Rules that cannot be
+    /// compiled let nothing new in: an error never opens.
     pub(super) fn set_filter(&mut self, filter: &FilterConfig) {
-        let _until_compiled = filter;
+        let netmap = self.node.netmap();
+        let own: Vec<IpNet> = netmap.map(|netmap| netmap.self_node.addresses.clone()).unwrap_or_default();
+        let served: Vec<IpNet> = filter.local_nets.iter().copied().filter(|net| !own.contains(net)).collect();
+        let jailed =
+            netmap.into_iter().flat_map(sw_node::Netmap::peers).filter(|peer| peer.is_jailed).map(|p| p.key);
+        let jailed = jailed.collect();
+        let closed = || Filter::shields_up(&own, &served, random());
+        let config = sw_filter::FilterConfig {
+            rules: &filter.rules,
+            own: &own,
+            served: &served,
+            lan_flows: sw_filter::LanFlows::Allowed,
+            // Rules for holders of a capability let in nobody until the netmap's capabilities are handed on.
+            holders: &sw_filter::NoHolders,
+        };
+        let open = if filter.shields_up {
+            closed()
+        } else {
+            Filter::compile(&config, random()).unwrap_or_else(|error| {
+                tracing::error!(%error, "the packet filter is invalid: nothing new comes in");
+                closed()
+            })
+        };
+        let gate = match &self.gate {
+            Some(old) => old.replaced(open, closed(), jailed),
+            None => Gate::new(open, closed(), jailed, random()),
+        };
+        let gate = Arc::new(gate);
+        self.gate = Some(Arc::clone(&gate));
+        self.device.set_filter(gate);
     }
 }

@@ -108,6 +108,7 @@ pub(crate) async fn start(
         interfaces: Interfaces::default(),
         applied: sw_os::Applied::default(),
         activity: BTreeMap::new(),
+        gate: None,
         cache_due: None,
         slept_nanos: sw_os::clock::suspended_nanos(),
         is_over: false,
