@@ -73,8 +73,7 @@ fn side(net: &Network, chain: &[BoxId]) -> Side {
         _ => {}
     }
     if specs.iter().any(crate::nat::BoxSpec::is_hard) {
-        let predictable =
-            specs.iter().all(|s| !s.is_hard() || !matches!(s.ports, Ports::Random | Ports::Block(..)))
+        let predictable = specs.iter().all(|s| !s.is_hard() || !matches!(s.ports, Ports::Random | Ports::Block(..)))
                 || specs.iter().any(|s| s.mapping == Some(Mapping::Address))
                 // What STUN showed is open to all, whatever further mappings there are.
                 || specs.iter().all(|s| s.filtering == Filtering::Endpoint);

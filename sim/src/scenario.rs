@@ -310,7 +310,8 @@ impl Scenario {
         let mut scenario = Self::new(seed);
         scenario.regions = [12, 40, 90].map(Duration::from_millis).to_vec();
         for _ in 0..(nodes / 4).max(2) {
-            let spec = [BoxSpec::EASY, BoxSpec::EASY_AF, BoxSpec::HARD, BoxSpec::HARD_BLOCK, BoxSpec::FIREWALL];
+            let spec =
+                [BoxSpec::EASY, BoxSpec::EASY_AF, BoxSpec::HARD, BoxSpec::HARD_BLOCK, BoxSpec::FIREWALL];
             scenario.add_box(spec[rng.below(5) as usize]);
         }
         let segments = scenario.boxes.len() as u64 + 1;
@@ -326,7 +327,14 @@ impl Scenario {
                 let to = (from + 1 + rng.below(nodes as u64 - 1) as usize) % nodes;
                 let start = at(rng);
                 let end = start + Duration::from_secs(20 + rng.below(60));
-                scenario.talks.push(TalkSpec { from, to, start, end, every: Duration::from_secs(1), bytes: 300 });
+                scenario.talks.push(TalkSpec {
+                    from,
+                    to,
+                    start,
+                    end,
+                    every: Duration::from_secs(1),
+                    bytes: 300,
+                });
             }
         }
         for _ in 0..nodes {

@@ -47,7 +47,8 @@ fn equal_seeds_give_equal_traces() {
 fn noticed(defect: Defect) -> (Violation, usize) {
     for seed in 0..60 {
         if let Err(failure) = check_with(seed, Some(defect)) {
-            let size = failure.shortest.faults.len() + failure.shortest.talks.len() + failure.shortest.hosts.len();
+            let size =
+                failure.shortest.faults.len() + failure.shortest.talks.len() + failure.shortest.hosts.len();
             return (failure.violation, size);
         }
     }
@@ -59,7 +60,9 @@ fn every_invariant_notices_a_planted_defect_and_makes_it_short() {
     type Expected = fn(&Violation) -> bool;
     let cases: [(Defect, Expected); 8] = [
         (Defect::WakesAlways, |v| matches!(v, Violation::WakeStorm { .. })),
-        (Defect::KeepsRevoked, |v| matches!(v, Violation::ForbiddenTalk { .. } | Violation::WrongNetmap { .. })),
+        (Defect::KeepsRevoked, |v| {
+            matches!(v, Violation::ForbiddenTalk { .. } | Violation::WrongNetmap { .. })
+        }),
         (Defect::LosesDelta, |v| !matches!(v, Violation::WakeStorm { .. })),
         (Defect::DropsPongs, |v| matches!(v, Violation::NotDirect { .. })),
         (Defect::LosesFrames, |v| matches!(v, Violation::Mute { .. })),
@@ -103,9 +106,8 @@ fn a_conversation_outlives_black_holes_roaming_and_relay_death() {
     let (a, b) = (scenario.add_host(segments[0]), scenario.add_host(segments[1]));
     let mut world = World::new(&scenario);
     world.run_for(Duration::from_secs(3));
-    let talks = [(a, b), (b, a)].map(|(from, to)| {
-        world.add_talk(from, to, Duration::from_secs(300), Duration::from_millis(50))
-    });
+    let talks = [(a, b), (b, a)]
+        .map(|(from, to)| world.add_talk(from, to, Duration::from_secs(300), Duration::from_millis(50)));
     world.run_for(Duration::from_secs(20));
     assert!(world.is_direct(a, b) && world.is_direct(b, a));
     world.inject(Fault::Cut { a, b, loss: 1.0 });

@@ -24,7 +24,9 @@ fn main() -> ExitCode {
     let options = match parse(std::env::args().skip(1)) {
         Ok(options) => options,
         Err(text) => {
-            say(&format!("error: {text}\nuse: soak [--minutes N] [--seed N] [--scenarios N] | --nodes N [--hours N]"));
+            say(&format!(
+                "error: {text}\nuse: soak [--minutes N] [--seed N] [--scenarios N] | --nodes N [--hours N]"
+            ));
             return ExitCode::from(2);
         }
     };
@@ -67,7 +69,11 @@ fn scenarios(options: &Options) -> ExitCode {
             say(&format!("{done} scenarios in order after {:.1} s", begin.elapsed().as_secs_f64()));
         }
     }
-    say(&format!("{done} scenarios from seed {} in order, {:.1} s", options.seed, begin.elapsed().as_secs_f64()));
+    say(&format!(
+        "{done} scenarios from seed {} in order, {:.1} s",
+        options.seed,
+        begin.elapsed().as_secs_f64()
+    ));
     ExitCode::SUCCESS
 }
 
