@@ -9,6 +9,7 @@ use sw_types::{CertCheck, MeshKey, RegionId};
 
 use crate::setup::{Peer, config, eventually, region, start};
 
+#[expect(clippy::print_stdout, reason = "says what is skipped and why")]
 fn program(variable: &str, name: &str) -> Option<PathBuf> {
     let given = std::env::var_os(variable).map(PathBuf::from);
     let path = std::env::var_os("PATH").unwrap_or_default();

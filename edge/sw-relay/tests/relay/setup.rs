@@ -15,7 +15,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Running {
     pub(crate) relay: Relay,
-    pub(crate) front: Front,
+    // Holds the listener's tasks.
+    _front: Front,
     pub(crate) address: SocketAddr,
     pub(crate) hash: CertHash,
 }
@@ -36,7 +37,7 @@ pub(crate) fn start(mut config: RelayConfig) -> Running {
     let address = listener.local_addr().unwrap();
     let front = Front::new(relay.router(), FrontLimits::default());
     front.listen(listener, Some(server_config(store)));
-    Running { relay, front, address, hash: identity.hash() }
+    Running { relay, _front: front, address, hash: identity.hash() }
 }
 
 pub(crate) fn region(address: SocketAddr, cert: CertCheck) -> RelayRegion {
