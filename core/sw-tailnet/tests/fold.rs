@@ -1,4 +1,5 @@
 //! The fold of deltas equals the full map, whatever happens in between (control.md §5.2 to §5.5).
+#![expect(clippy::unwrap_used, reason = "tests, in their helpers too")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

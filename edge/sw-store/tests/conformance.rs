@@ -1,4 +1,5 @@
 //! What every store must do, asked of each in turn; and what SQLite must notice.
+#![expect(clippy::unwrap_used, reason = "tests, in their helpers too")]
 
 use std::path::{Path, PathBuf};
 
