@@ -87,14 +87,16 @@ impl Server {
     pub fn start(&mut self, interrupt: &Interrupt) -> Result<(), LabError> {
         match self.software {
             Software::Samewire => {
-                if self.relay_process == RelayProcess::Separate {
+                if self.relay_process == RelayProcess::Separate && !self.relay_runs() {
                     self.start_own_relay(interrupt)?;
                 }
                 self.control = Some(self.spawn(self.samewire_control()?, "control.log")?);
             }
             Software::Official => {
                 self.write_headscale_files()?;
-                self.start_derper()?;
+                if !self.relay_runs() {
+                    self.start_derper()?;
+                }
                 self.control = Some(self.spawn(self.headscale(&["serve"])?, "headscale.log")?);
             }
             Software::None => {
@@ -130,6 +132,11 @@ impl Server {
     /// Ends the relay, if it is a program of its own.
     pub fn kill_relay(&mut self) {
         end(&mut self.relay);
+    }
+
+    /// Tells whether a relay of its own has outlived its server.
+    fn relay_runs(&mut self) -> bool {
+        self.relay.as_mut().is_some_and(|relay| matches!(relay.try_wait(), Ok(None)))
     }
 
     /// Starts `samewire relay` and asks it for the map by which machines find it.
