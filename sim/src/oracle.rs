@@ -56,7 +56,8 @@ pub(crate) fn possible(net: &Network, a: StationId, b: StationId) -> Possible {
     if chain_a.is_empty() || chain_b.is_empty() {
         return Possible::Direct;
     }
-    if !shared.is_empty() {
+    // Shared boxes that only filter hide nothing: what STUN shows is valid inside them.
+    if shared.iter().any(|b| net.spec(*b).mapping.is_some()) {
         return behind_one_gateway(net, &shared, &[chain_a, chain_b]);
     }
     combine(side(net, &chain_a), side(net, &chain_b))

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use ipnet::IpNet;
 use sw_filter::{Filter, FilterConfig, Flows, LanFlows, NoHolders, Verdict};
-use sw_proto::ip::{IpProto, IpView};
+use sw_proto::ip::{Fragment, IpProto, IpView};
 use sw_tailcfg::{BODY_MAX, FilterRule, decode_answer};
 
 static OWN: LazyLock<[IpNet; 2]> =
@@ -37,6 +37,8 @@ pub(crate) fn packet(data: &[u8]) {
         if verdict == Verdict::Accept
             && let Ok(view) = IpView::parse(data)
             && view.proto() == IpProto::TCP
+            // Later fragments pass by themselves: without the first one they are nothing (node-services.md §13.2).
+            && !matches!(view.fragment(), Fragment::Later { .. })
         {
             assert!(OWN.iter().any(|own| own.contains(&view.dst())), "only for us");
         }

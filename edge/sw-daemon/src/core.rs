@@ -65,9 +65,6 @@ type Call = Box<dyn FnOnce(&mut Core) + Send>;
 #[derive(Clone)]
 pub(crate) struct CoreHandle {
     calls: mpsc::Sender<Call>,
-    pub(crate) bus: Bus,
-    pub(crate) dns: Arc<DnsService>,
-    pub(crate) device: Arc<Device>,
 }
 
 impl std::fmt::Debug for CoreHandle {

@@ -54,7 +54,13 @@ impl DnsService {
                     device.inject_inbound(&reply);
                 }
             }
-            _ => {} // swallowed: nothing else is served here
+            // Swallowed: nothing else is served here.
+            Transport::Tcp(_)
+            | Transport::Udp(_)
+            | Transport::Icmp(_)
+            | Transport::Sctp(_)
+            | Transport::Later(_)
+            | Transport::Other(_) => {}
         }
     }
 
@@ -72,18 +78,6 @@ impl DnsService {
                     }
                     drop(permit);
                 });
-            }
-        }
-    }
-
-    /// Answers a query of a program on this machine (`dns-query`, name look-ups of the proxies).
-    pub(crate) async fn answer(&self, query: &[u8]) -> Option<Vec<u8>> {
-        let answer = self.resolver.load().answer(query, unix_seconds());
-        match answer {
-            Answer::Reply(answer) => Some(answer),
-            Answer::Silence => None,
-            Answer::Forward(upstreams) => {
-                ask(query, upstreams, &self.sockets).await.or_else(|| Resolver::failure(query))
             }
         }
     }

@@ -25,12 +25,11 @@ mod relays;
 mod sockets;
 mod store;
 
-use std::sync::Arc;
-
 use tokio_util::sync::CancellationToken;
 
 pub use args::{DaemonArgs, run};
 pub use config::{DaemonConfig, Port, TunMode};
+pub use local_api::ResponseBody;
 pub use sw_types::local::Problem;
 
 use crate::core::CoreHandle;
@@ -67,10 +66,7 @@ impl Daemon {
     }
 
     /// Sends a LocalAPI request without a socket, with full rights; for programs that embed the node.
-    pub async fn local_api(
-        &self,
-        request: http::Request<bytes::Bytes>,
-    ) -> http::Response<local_api::ResponseBody> {
+    pub async fn local_api(&self, request: http::Request<bytes::Bytes>) -> http::Response<ResponseBody> {
         local_api::handle_in_process(&self.core, request).await
     }
 
@@ -97,6 +93,3 @@ pub(crate) fn random() -> [u8; 32] {
     getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
     bytes
 }
-
-/// Shares a value between the node's task and its readers.
-pub(crate) type Shared<T> = Arc<arc_swap::ArcSwap<T>>;

@@ -63,7 +63,7 @@ pub(crate) async fn ping(core: &CoreHandle, ip: IpAddr, size: u16) -> PingResult
         }
         Ok(Ok(PingOutcome::UnknownPeer)) => result.err = "no matching peer".to_owned(),
         Ok(Ok(PingOutcome::TimedOut) | Err(_)) | Err(_) => {
-            result.err = "timeout waiting for ping reply".to_owned()
+            result.err = "timeout waiting for ping reply".to_owned();
         }
     }
     result

@@ -34,7 +34,7 @@ impl Relays {
     /// Takes the relay map; connections to regions that are gone or changed end.
     pub(crate) fn set_map(&mut self, map: RelayMap) {
         self.clients
-            .retain(|id, _| map.regions.get(id).is_some() && map.regions.get(id) == self.map.regions.get(id));
+            .retain(|id, _| map.regions.contains_key(id) && map.regions.get(id) == self.map.regions.get(id));
         self.map = map;
         self.open_home();
     }
@@ -73,11 +73,6 @@ impl Relays {
         for client in self.clients.values() {
             client.check();
         }
-    }
-
-    /// How many connections are up.
-    pub(crate) fn connected(&self) -> usize {
-        self.clients.values().filter(|client| client.is_connected()).count()
     }
 
     /// Whether the home relay is connected.

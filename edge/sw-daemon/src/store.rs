@@ -112,19 +112,6 @@ impl Store {
         self.profiles().into_iter().find(|profile| profile.id == id).unwrap_or_default()
     }
 
-    /// Changes to another profile; empty for a new one.
-    pub(crate) fn switch(&mut self, id: &str) -> Result<(), Problem> {
-        self.state.set_current_profile(id);
-        self.remove_cache();
-        self.write()
-    }
-
-    /// Forgets a profile and its keys.
-    pub(crate) fn remove(&mut self, id: &str) -> Result<(), Problem> {
-        self.state.remove(id).map_err(|error| damaged(Path::new(STATE_FILE), &error))?;
-        self.write()
-    }
-
     fn write(&self) -> Result<(), Problem> {
         let Some(directory) = &self.directory else { return Ok(()) };
         write_private(&directory.join(STATE_FILE), &self.state.render())

@@ -323,7 +323,7 @@ fn problem_of_error(status: u16, text: &str) -> Problem {
 }
 
 /// The caller may not do this.
-pub fn no_permission() -> Problem {
+pub(super) fn no_permission() -> Problem {
     let user = std::env::var("USER").unwrap_or_else(|_| "not root".to_owned());
     let words: Vec<String> = std::env::args().skip(1).collect();
     Slug::NoPermission.problem(&[("user", &user), ("operator", "not set"), ("words", &words.join(" "))])
@@ -338,7 +338,7 @@ fn broken(error: &io::Error) -> Problem {
 }
 
 /// Escapes a query value.
-pub fn escape(value: &str) -> String {
+pub(super) fn escape(value: &str) -> String {
     let mut text = String::new();
     for byte in value.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

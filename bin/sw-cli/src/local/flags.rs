@@ -35,7 +35,7 @@ pub(super) fn parse_bool(text: &str) -> Result<bool, String> {
 
 /// Flags that map to preferences; those not mentioned are `None`.
 #[derive(Args, Clone, Debug, Default)]
-pub struct PrefFlags {
+pub(super) struct PrefFlags {
     /// Use the subnet routes that others offer
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
     accept_routes: Option<bool>,

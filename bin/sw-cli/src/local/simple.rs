@@ -1,6 +1,6 @@
 //! Verbs of one request each.
 
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};

@@ -127,7 +127,7 @@ pub fn age(duration: Duration) -> String {
 }
 
 /// Parses a duration in Go's form: `5s`, `1m30s`, `500ms`, `0`.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let refuse = || format!("{text:?} is no duration; write for example 5s, 1m30s or 500ms");
     if text == "0" {
         return Ok(Duration::ZERO);
@@ -156,13 +156,13 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Pads to a width counted in characters.
-pub fn pad(text: &str, width: usize) -> String {
+pub(super) fn pad(text: &str, width: usize) -> String {
     let length = text.chars().count();
     format!("{text}{}", " ".repeat(width.saturating_sub(length)))
 }
 
 /// Cuts a long name in the middle: `attic-n…nas`.
-pub fn shorten(text: &str, width: usize, has_unicode: bool) -> String {
+pub(super) fn shorten(text: &str, width: usize, has_unicode: bool) -> String {
     let characters: Vec<char> = text.chars().collect();
     let mark = if has_unicode { "…" } else { "~" };
     if characters.len() <= width || width < 5 {

@@ -18,7 +18,7 @@ const HOSTED_SERVER: &str = "https://controlplane.tailscale.com";
 
 /// Flags that `up` and `login` share.
 #[derive(Args, Clone, Debug, Default)]
-pub struct SessionFlags {
+pub(super) struct SessionFlags {
     /// Server of the network
     #[arg(long, value_name = "URL")]
     login_server: Option<String>,

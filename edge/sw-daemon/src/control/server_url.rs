@@ -1,6 +1,5 @@
 //! The address of a control server.
 
-use std::net::IpAddr;
 use std::str::FromStr;
 
 /// Scheme, host and port of a `--login-server`.
@@ -50,18 +49,6 @@ impl ServerUrl {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         if self.has_port { format!("{host}:{}", self.port) } else { host }
     }
-
-    /// Whether the host is a name of this machine or an address of a private network.
-    pub(crate) fn is_private(&self) -> bool {
-        if self.host == "localhost" {
-            return true;
-        }
-        match self.host.parse() {
-            Ok(IpAddr::V4(ip)) => ip.is_private() || ip.is_loopback(),
-            Ok(IpAddr::V6(ip)) => ip.is_unique_local() || ip.is_loopback(),
-            Err(_) => false,
-        }
-    }
 }
 
 #[cfg(test)]
@@ -77,7 +64,6 @@ mod tests {
             (url.host.as_str(), url.port, url.authority().as_str()),
             ("fd00::1", 8080, "[fd00::1]:8080")
         );
-        assert!(url.is_private());
         for bad in ["", "vpn.example.org", "ftp://x", "https://", "https://u:p@x"] {
             assert!(bad.parse::<ServerUrl>().is_err(), "{bad}");
         }

@@ -1,6 +1,5 @@
 //! The connection to the server: dial, `/key`, Noise, HTTP/2.
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -126,14 +125,13 @@ impl ControlClient {
     async fn dial_any(&self) -> Result<SendRequest<Bytes>, ControlError> {
         let mut first_error = None;
         for server in &self.config.servers {
-            match tokio::time::timeout(DIAL_MAX, self.dial(server)).await {
+            let error = match tokio::time::timeout(DIAL_MAX, self.dial(server)).await {
                 Ok(Ok(sender)) => return Ok(sender),
                 Ok(Err(error @ ControlError::KeyChanged { .. })) => return Err(error),
-                Ok(Err(error)) => drop(first_error.get_or_insert(error)),
-                Err(_) => {
-                    drop(first_error.get_or_insert(unreachable(server, "no answer in time".to_owned())))
-                }
-            }
+                Ok(Err(error)) => error,
+                Err(_) => unreachable(server, "no answer in time".to_owned()),
+            };
+            first_error = first_error.or(Some(error));
         }
         Err(first_error.unwrap_or_else(|| ControlError::Broken("no server is set".to_owned())))
     }
@@ -178,10 +176,11 @@ impl ControlClient {
         is_pinned: bool,
         error: &ts2021::ConnectError,
     ) -> ControlError {
-        if is_pinned && let Ok(new) = self.fetch_any_key(server).await {
-            if new != key {
-                return ControlError::KeyChanged { host: server.authority(), new, old: key.short() };
-            }
+        if is_pinned
+            && let Ok(new) = self.fetch_any_key(server).await
+            && new != key
+        {
+            return ControlError::KeyChanged { host: server.authority(), new, old: key.short() };
         }
         match error {
             ts2021::ConnectError::Status(status) => ControlError::NotOurs {
@@ -297,13 +296,4 @@ async fn send_body(stream: &mut h2::SendStream<Bytes>, mut body: Bytes) -> Resul
         stream.send_data(part, body.is_empty())?;
     }
     Ok(())
-}
-
-/// Proxies of the environment, as other programs take them.
-pub(crate) fn proxy_from_environment(
-    environment: &HashMap<String, String>,
-    is_tls: bool,
-) -> Option<dial::Proxy> {
-    let names: &[&str] = if is_tls { &["HTTPS_PROXY", "https_proxy"] } else { &["HTTP_PROXY", "http_proxy"] };
-    names.iter().find_map(|name| environment.get(*name)).and_then(|text| dial::Proxy::parse(text))
 }

@@ -85,7 +85,7 @@ impl Core {
                 servers: urls.filter_map(|url| url.parse::<ServerUrl>().ok()).collect(),
                 machine: Arc::clone(&self.store.machine),
                 pinned: pinned.map(|key| ControlKey::from_bytes(*key.as_bytes())).or(self.config.server_key),
-                key_hash: self.config.server_key_hash.clone(),
+                key_hash: self.config.server_key_hash,
                 dial: self.sockets.dial_options(),
             }
         };

@@ -122,7 +122,7 @@ pub(crate) async fn start(
         applied,
     };
     let task = tokio::spawn(core.run(inputs, stop));
-    Ok((CoreHandle { calls, bus, dns, device }, task))
+    Ok((CoreHandle { calls }, task))
 }
 
 /// How the path engine is set, from what the daemon was started with.

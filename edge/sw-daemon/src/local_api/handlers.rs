@@ -145,7 +145,7 @@ async fn run(
             json_response(&core.call(|core| core.store.current_profile()).await?)
         }
         (&Method::GET, "usermetrics" | "metrics") => {
-            text(StatusCode::OK, core.call(|core| super::super::metrics::render(core)).await?)
+            text(StatusCode::OK, core.call(crate::metrics::render).await?)
         }
         (&Method::POST, "bugreport") => {
             let random = crate::random();
