@@ -49,7 +49,7 @@ fn interop(other: &str, tag: char) {
     });
 
     // boringtun binds a socket to its address for good, gotatun may lose its socket when its port is changed.
-    let moved = if other == "BORINGTUN" {
+    let moved = if other == "BORINGTUN" || other == "samewire" {
         lab.ports[b] = 40_001;
         lab.wg(b, &["listen-port", "40001"]);
         ":40001"

@@ -104,7 +104,7 @@ fn proof(name: &str, digest: &[u8]) -> Result<Identity, AcmeError> {
     let mut params = CertificateParams::new(vec![name.to_owned()])?;
     params.custom_extensions = vec![CustomExtension::new_acme_identifier(digest)];
     let cert = params.self_signed(&pair)?;
-    Ok(Identity::from_pem(cert.pem().as_bytes(), pair.serialize_pem().as_bytes())?)
+    Ok(Identity::made_here(cert.pem().as_bytes(), pair.serialize_pem().as_bytes())?)
 }
 
 #[cfg(test)]

@@ -47,18 +47,26 @@ impl Identity {
     /// # Errors
     /// See [`IdentityError`].
     pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, IdentityError> {
+        let identity = Self::made_here(chain, key)?;
+        match identity.certified.keys_match() {
+            Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(identity),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The same for a pair that was made a moment ago. The check that they fit cannot read the critical extension of
+    /// an ACME proof (RFC 8737 §3) and would refuse it.
+    ///
+    /// # Errors
+    /// See [`IdentityError`].
+    pub(crate) fn made_here(chain: &[u8], key: &[u8]) -> Result<Self, IdentityError> {
         let chain = CertificateDer::pem_slice_iter(chain).collect::<Result<Vec<_>, _>>()?;
         if chain.is_empty() {
             return Err(IdentityError::NoCertificate);
         }
         let key = PrivateKeyDer::from_pem_slice(key)?;
         let key = aws_lc_rs::sign::any_supported_type(&key)?;
-        let certified = CertifiedKey::new(chain, key);
-        match certified.keys_match() {
-            Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
-            Err(error) => return Err(error.into()),
-        }
-        Ok(Self { certified: Arc::new(certified) })
+        Ok(Self { certified: Arc::new(CertifiedKey::new(chain, key)) })
     }
 
     /// Makes a self-signed certificate for host names and IP addresses, without keeping it: see [`self_signed_pem`].
