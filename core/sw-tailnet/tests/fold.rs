@@ -208,7 +208,12 @@ impl Client {
                 own.remove(own_words);
             }
         }
-        serde_json::json!({ "parts": parts, "peers": self.peers, "filters": self.filters, "users": users, "messages": self.messages })
+        let mut peers = self.peers.clone();
+        for peer in peers.values_mut() {
+            // A request of a machine without a stream moves this alone; others are told with its next change.
+            peer.remove("LastSeen");
+        }
+        serde_json::json!({ "parts": parts, "peers": peers, "filters": self.filters, "users": users, "messages": self.messages })
     }
 }
 
