@@ -210,7 +210,7 @@ impl Client {
         }
         let mut peers = self.peers.clone();
         for peer in peers.values_mut() {
-            // A request of a machine without a stream moves this alone; others are told with its next change.
+            // Seen to differ for an offline peer (seed 0x9341ff8b00010000); why is not known.
             peer.remove("LastSeen");
         }
         serde_json::json!({ "parts": parts, "peers": peers, "filters": self.filters, "users": users, "messages": self.messages })
@@ -508,7 +508,7 @@ fn story(u: &mut Unstructured<'_>) -> arbtest::arbitrary::Result<()> {
     Ok(())
 }
 
-/// Fifty-nine stories, the same ones in every run.
+/// Fifty-nine stories, the same ones in every run. Longer ones fail: see the known defect in docs/compatibility.md.
 #[test]
 fn the_fold_of_deltas_equals_the_full_map() {
     for i in 1..60_u64 {
