@@ -4,6 +4,7 @@
 //! BORINGTUN and GOTATUN; what is missing is skipped, visibly. Against itself it always runs.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -94,7 +95,7 @@ impl Lab {
             "samewire" => ours.clone(),
             _ => {
                 let Some(path) = std::env::var_os(other).map(PathBuf::from) else {
-                    println!("skipped: {other} names no program");
+                    writeln!(std::io::stderr(), "skipped: {other} names no program").expect("stderr");
                     return None;
                 };
                 let go = other == "WIREGUARD_GO";
@@ -102,7 +103,7 @@ impl Lab {
             }
         };
         if !can_make_namespaces() {
-            println!("skipped: needs root, ip and wg");
+            writeln!(std::io::stderr(), "skipped: needs root, ip and wg").expect("stderr");
             return None;
         }
         let id = format!("swtd{}{tag}", std::process::id() % 10_000);

@@ -157,7 +157,7 @@ impl Client {
                     }
                 }
                 ("PeersChangedPatch", Value::Array(patches)) => {
-                    patches.iter().for_each(|patch| self.patch(patch))
+                    patches.iter().for_each(|patch| self.patch(patch));
                 }
                 ("PacketFilters", Value::Object(filters)) => {
                     for (name, rules) in filters {

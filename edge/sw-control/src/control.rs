@@ -151,7 +151,14 @@ impl Control {
 fn take_up(seq: Seq, records: Vec<Change>, store: &mut dyn Store) -> Result<(State, Seq), StartError> {
     let settings = records.iter().find_map(|change| match change {
         Change::Settings(Some(settings)) => Some((**settings).clone()),
-        _ => None,
+        Change::User(..)
+        | Change::Node(..)
+        | Change::AuthKey(..)
+        | Change::ApiKey(..)
+        | Change::Session(..)
+        | Change::Settings(_)
+        | Change::Policy(_)
+        | Change::NextIds(_) => None,
     });
     match settings {
         Some(settings) => Ok((State::from_records(settings, records)?, seq)),

@@ -1,8 +1,7 @@
 //! The router against a real kernel, in a network namespace of its own. Needs root.
 
-#![expect(clippy::print_stdout, reason = "skips and figures are the output of a test")]
-
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::process::Command;
 
@@ -15,7 +14,7 @@ fn in_new_namespace(test: impl FnOnce() + Send + 'static) {
     std::thread::spawn(|| {
         // SAFETY: only the network namespace of this thread changes; no descriptor is shared with it.
         if let Err(error) = unsafe { unshare_unsafe(UnshareFlags::NEWNET) } {
-            println!("skipped: no new network namespace ({error})");
+            writeln!(std::io::stderr(), "skipped: no new network namespace ({error})").expect("stderr");
             return;
         }
         test();

@@ -701,7 +701,7 @@ fn a_day_in_bad_weather() {
                 40_000 => world.nodes[1].wall_offset_secs += 86_400 * 30,
                 60_000 => {
                     world.wire.clear();
-                    world.now = world.now + SECOND * 7200;
+                    world.now += SECOND * 7200;
                     last_heard = [world.now; 2];
                 }
                 _ => {}
@@ -710,11 +710,11 @@ fn a_day_in_bad_weather() {
             world.send(0, 1, &sent.to_be_bytes());
             world.send(1, 0, &sent.to_be_bytes());
             world.run(SECOND);
-            for n in 0..2 {
-                if !std::mem::take(&mut world.nodes[n].received).is_empty() {
-                    last_heard[n] = world.now;
+            for (node, heard) in world.nodes.iter_mut().zip(&mut last_heard) {
+                if !std::mem::take(&mut node.received).is_empty() {
+                    *heard = world.now;
                 }
-                longest = longest.max(world.now.saturating_since(last_heard[n]));
+                longest = longest.max(world.now.saturating_since(*heard));
             }
         }
         // One lost handshake costs 5.3 s; three in a row, at ten per cent loss each way, are rare.

@@ -1,6 +1,7 @@
 //! The multi-buffer cipher against the library, in the same run.
 
 use super::multi_buffer;
+use std::io::Write as _;
 use sw_types::Rng;
 use sw_wg::{BATCH_MAX, BatchCipher, Key, Layout, Library, TAG_LEN};
 
@@ -51,7 +52,8 @@ impl Case {
 fn cipher() -> Option<&'static dyn BatchCipher> {
     let cipher = multi_buffer();
     if cipher.is_none() {
-        println!("skipped: this processor lacks AVX-512 with IFMA and VBMI2");
+        writeln!(std::io::stderr(), "skipped: this processor lacks AVX-512 with IFMA and VBMI2")
+            .expect("stderr");
     }
     cipher
 }

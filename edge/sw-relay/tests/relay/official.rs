@@ -1,5 +1,6 @@
 //! Against the official relay, where its program is on this machine (`DERPER`, or `derper` in the search path).
 
+use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,14 +10,13 @@ use sw_types::{CertCheck, MeshKey, RegionId};
 
 use crate::setup::{Peer, config, eventually, region, start};
 
-#[expect(clippy::print_stdout, reason = "says what is skipped and why")]
 fn program(variable: &str, name: &str) -> Option<PathBuf> {
     let given = std::env::var_os(variable).map(PathBuf::from);
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = || std::env::split_paths(&path).map(|dir| dir.join(name)).find(|path| path.is_file());
     let program = given.or_else(found);
     if program.is_none() {
-        println!("skipped: {name} is not here (set {variable})");
+        writeln!(std::io::stderr(), "skipped: {name} is not here (set {variable})").expect("stderr");
     }
     program
 }
