@@ -24,6 +24,9 @@ pub(crate) fn test(quick: bool) -> anyhow::Result<()> {
         install_packages();
     }
     crate::check::rules()?;
+    if !quick {
+        crate::check::lints_of_this_compiler()?;
+    }
     let mut tests = run::cargo();
     tests.args(["test", "--workspace", "--no-fail-fast"]);
     if quick {
