@@ -27,7 +27,10 @@ pub(crate) fn lints_of_this_compiler() -> anyhow::Result<()> {
     let installed = run::output(run::cargo().args(["clippy", "--version"])).is_ok()
         && run::output(run::cargo().args(["fmt", "--version"])).is_ok();
     if !here.starts_with(ours) || !installed {
-        println!("skipped: format and lints: they need {ours} with clippy and rustfmt, here is {}", here.trim());
+        println!(
+            "skipped: format and lints: they need {ours} with clippy and rustfmt, here is {}",
+            here.trim()
+        );
         return Ok(());
     }
     lints()
