@@ -52,6 +52,43 @@ fn documented_bodies_are_read_and_written_unchanged() {
     assert_eq!(rewritten::<RegisterResponse>(register), *register);
 }
 
+/// The bodies carry the keys of keys.md §5.1, in the form that each member has.
+#[test]
+fn the_keys_of_the_documented_bodies_are_those_of_the_key_vectors() {
+    let vectors = [
+        include_str!("../../sw-types/tests/data/keys.json"),
+        include_str!("../../sw-lock/tests/data/lock.json"),
+    ];
+    let keys: Vec<&str> = DOCUMENTS
+        .split('"')
+        .filter_map(|text| text.split_once(':').filter(|(_, hex)| hex.len() == 64).map(|(_, hex)| hex))
+        .collect();
+    assert_eq!(keys.len(), 9);
+    for key in keys {
+        assert!(
+            vectors.iter().any(|file| file.contains(key)) || key.bytes().all(|digit| digit == b'0'),
+            "{key}"
+        );
+    }
+}
+
+/// A body that is read wrongly and written back as it came would pass the test above.
+#[test]
+fn documented_bodies_mean_what_they_say() {
+    let documents: Value = serde_json::from_str(DOCUMENTS).unwrap();
+    fn read<T: DeserializeOwned>(body: &Value) -> T {
+        decode_request(body.to_string().as_bytes()).expect("the body is read")
+    }
+    insta::assert_debug_snapshot!(
+        "register_request",
+        read::<RegisterRequest>(&documents["register_request"])
+    );
+    insta::assert_debug_snapshot!("map_request", read::<MapRequest>(&documents["map_request"]));
+    insta::assert_debug_snapshot!("map_responses", read::<Vec<MapResponse>>(&documents["map_responses"]));
+    let register = read::<RegisterResponse>(&documents["least_register_response"]);
+    insta::assert_debug_snapshot!("least_register_response", register);
+}
+
 #[test]
 fn the_keep_alive_is_always_the_same_bytes() {
     let keep_alive = MapResponse { keep_alive: true, ..MapResponse::default() };
