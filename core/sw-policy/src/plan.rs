@@ -187,6 +187,8 @@ pub(crate) struct Plan {
     pub(crate) via_pieces: Vec<PieceId>,
     /// Source set → selectors that it may reach by ordinary pieces.
     pub(crate) reach: Vec<BitSet>,
+    /// Source sets whose companions come from everywhere, so that all subnet routes are for them.
+    pub(crate) route_sets: BitSet,
     /// Source set → it may reach its own person's machines.
     pub(crate) reaches_self: BitSet,
     /// Selectors of which all of the internet is part (policy.md §11.2).

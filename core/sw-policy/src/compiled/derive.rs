@@ -150,9 +150,12 @@ impl Compiled {
             dst.extend(self.plan.literals.iter().filter(|sel| self.plan.internet_sels.contains(**sel)));
             sort(&mut dst);
         }
-        for route in &mut node.routes {
-            self.derive_route(route, &covered);
+        let mut routes = std::mem::take(&mut node.routes);
+        for route in &mut routes {
+            // A route may hold the address of its own router too.
+            self.derive_route(route, covered.iter().copied().chain([&*node]));
         }
+        node.routes = routes;
         node.via = self.via_of(node);
         node.src_hits = src;
         node.dst_hits = dst;
@@ -174,7 +177,7 @@ impl Compiled {
         }
     }
 
-    fn derive_route(&self, route: &mut RouteState, covered: &[&NodeState]) {
+    fn derive_route<'n>(&self, route: &mut RouteState, covered: impl Iterator<Item = &'n NodeState>) {
         let plan = &self.plan;
         let mut sets: Vec<SetId> = plan.any_sets.clone();
         for sel in &plan.always {
@@ -192,7 +195,7 @@ impl Compiled {
                 sets.extend(plan.sel_sets.get(sel as usize).into_iter().flatten());
             }
         }
-        for other in covered.iter().filter(|other| other.owns(route.range)) {
+        for other in covered.filter(|other| other.owns(route.range)) {
             for sel in &other.sels {
                 route.sels.insert(*sel);
             }

@@ -195,7 +195,7 @@ impl Compiled {
                 }
                 Steer::Exclude => {}
                 Steer::Ordinary => {
-                    if serving.contains(&route.net) && Self::may_use(viewer, route) {
+                    if serving.contains(&route.net) && self.may_use(viewer, route) {
                         seen.insert(route.net);
                     }
                 }
@@ -204,8 +204,9 @@ impl Compiled {
         seen.into_iter().collect()
     }
 
-    fn may_use(viewer: &ClassState, route: &RouteState) -> bool {
+    fn may_use(&self, viewer: &ClassState, route: &RouteState) -> bool {
         viewer.reach.meets(&route.sels)
+            || viewer.key.src_hits.iter().any(|set| self.plan.route_sets.contains(*set))
             || route.reach.meets(&viewer.hits)
             || viewer.routes.contains(&route.net)
     }

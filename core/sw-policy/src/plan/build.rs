@@ -66,6 +66,7 @@ fn empty(policy: &Arc<Policy>) -> Plan {
         self_pieces: Vec::new(),
         via_pieces: Vec::new(),
         reach: Vec::new(),
+        route_sets: BitSet::default(),
         reaches_self: BitSet::default(),
         internet_sels: BitSet::default(),
         ssh: Vec::new(),
@@ -453,6 +454,9 @@ fn index_pieces(plan: &mut Plan) {
             PieceKind::Companion { origin, .. } => {
                 if let Some(companions) = plan.companions.get_mut(*origin as usize) {
                     companions.push(id);
+                }
+                if plan.sets.get(piece.set as usize).is_some_and(|set| set.is_any) {
+                    plan.route_sets.insert(*origin);
                 }
             }
             PieceKind::SelfNet(_) | PieceKind::SelfApp(_) => {
