@@ -47,6 +47,7 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
         email: "alice@example.com".to_owned(),
         provider: String::new(),
         role: Role::Owner,
+        groups: Vec::new(),
     };
     world.users.insert(UserId(1), Arc::new(user));
     for (id, tags) in [(1, Vec::new()), (2, vec!["tag:web".to_owned()])] {

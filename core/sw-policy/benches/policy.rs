@@ -74,6 +74,7 @@ fn world() -> World {
         email: format!("u{id}@example.com"),
         provider: String::new(),
         role: if id == 1 { Role::Owner } else { Role::Member },
+        groups: Vec::new(),
     };
     World {
         users: (1..=USERS).map(|id| (UserId(id), Arc::new(user(id)))).collect(),

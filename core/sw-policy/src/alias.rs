@@ -192,8 +192,8 @@ pub(crate) fn parse_ports(text: &str) -> Result<Vec<Ports>, Malformed> {
 fn port_item(whole: &str, item: &str) -> Result<Ports, Malformed> {
     let fail = |tail: &str, fix: &str| malformed(Kind::BadPort, format!("port range {whole:?}: {tail}"), fix);
     let number = |text: &str| text.parse::<i64>().ok().filter(|_| !text.starts_with('+'));
-    if let Some((first, last)) = item.split_once('-').filter(|(first, _)| !first.is_empty()) {
-        if last.is_empty() || last.contains('-') {
+    if let Some((first, last)) = item.split_once('-') {
+        if first.is_empty() || last.is_empty() || last.contains('-') {
             return fail("invalid port range format", "write a range as FIRST-LAST, for example 8000-8080");
         }
         let (Some(first), Some(last)) = (number(first), number(last)) else {
@@ -210,9 +210,6 @@ fn port_item(whole: &str, item: &str) -> Result<Ports, Malformed> {
             return fail("invalid port range: first port is greater than last port", &fix);
         }
         return Ok(Ports { first, last });
-    }
-    if item.ends_with('-') && item.len() > 1 {
-        return fail("invalid port range format", "write a range as FIRST-LAST, for example 8000-8080");
     }
     let Some(port) = number(item) else {
         return fail("invalid first integer", "write ports as numbers, for example 22 or 8000-8080, or *");
@@ -414,7 +411,7 @@ mod tests {
         assert_eq!(tail("x"), "port range \"x\": invalid first integer");
         assert_eq!(tail("22, 80"), "port range \"22, 80\": invalid first integer");
         assert_eq!(tail("65536"), "port range \"65536\": port number out of range");
-        assert_eq!(tail("-1"), "port range \"-1\": port number out of range");
+        assert_eq!(tail("-1"), "port range \"-1\": invalid port range format");
         assert_eq!(tail("0"), "port range \"0\": first port must be >0, or use '*' for wildcard");
         assert_eq!(tail("1-2-3"), "port range \"1-2-3\": invalid port range format");
         assert_eq!(tail("1-"), "port range \"1-\": invalid port range format");

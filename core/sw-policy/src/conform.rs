@@ -50,6 +50,8 @@ struct UserInput {
     provider: Option<String>,
     #[serde(default)]
     role: Option<String>,
+    #[serde(default)]
+    groups: Option<Vec<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -135,6 +137,7 @@ impl WorldInput {
                 email: user.email.unwrap_or_default(),
                 provider: user.provider.unwrap_or_default(),
                 role: user.role.map_or(Role::Member, |role| Role::parse(&role)),
+                groups: user.groups.unwrap_or_default(),
             };
             network.world.users.insert(id, Arc::new(user));
         }

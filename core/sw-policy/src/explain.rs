@@ -7,12 +7,12 @@ use sw_types::NodeId;
 
 use crate::alias::{Ports, Selector, protocol_name};
 use crate::compiled::Compiled;
-use crate::compiled::endpoint::Endpoint;
+use crate::compiled::endpoint::{Endpoint, Traffic};
 use crate::diff::label;
 use crate::model::Alias;
 use crate::plan::{Net, Piece, PieceKind, RuleRef};
 use crate::range::IpRange;
-use crate::world::World;
+use crate::world::{Node, World};
 
 /// What is asked.
 #[derive(Clone, Debug)]
@@ -26,15 +26,41 @@ pub struct Question<'q> {
     pub protocol: Option<u8>,
 }
 
-/// The answer.
+/// The answer: one part for each group of machines that are treated alike.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Explanation {
-    pub allowed: bool,
+    pub verdict: Verdict,
     pub src: String,
     pub dst: String,
     /// The port, or `any port`.
     pub port: String,
+    pub parts: Vec<Part>,
+    /// How many machines of either side were not looked at, because there are too many.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub left_out: usize,
+}
+
+/// Whether all that was asked may pass, some of it, or nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    Allowed,
+    Partly,
+    Denied,
+}
+
+/// Pairs of machines for which the same rule decides in the same way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Part {
+    pub allowed: bool,
+    /// Machines, or addresses that are no machine's.
+    pub from: Vec<String>,
+    pub to: Vec<String>,
+    /// `IPv4` or `IPv6` when the other family is treated differently.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub only: Option<&'static str>,
     /// The rule that allows it, or of those that do not the nearest one.
     pub rule: Option<RuleView>,
     /// Why it is denied.
@@ -44,7 +70,7 @@ pub struct Explanation {
 }
 
 /// A rule of the policy.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RuleView {
     /// Line of the policy; 0 for the default policy.
@@ -62,9 +88,14 @@ pub struct RuleView {
 #[error("nothing is called {0:?}")]
 pub struct Unknown(pub String);
 
+/// Machines of one side that are looked at; a word for more is answered for the first of them.
+const MACHINES_MAX: usize = 100;
+
 struct Side {
     name: String,
-    endpoints: Vec<Endpoint>,
+    /// The machines, each with its addresses; addresses that are no machine's stand alone.
+    members: Vec<(String, Vec<Endpoint>)>,
+    left_out: usize,
 }
 
 /// How near a rule comes to allowing something; the smallest is the nearest.
@@ -83,77 +114,161 @@ enum Miss {
 pub fn explain(compiled: &Compiled, world: &World, question: &Question<'_>) -> Result<Explanation, Unknown> {
     let src = side(compiled, world, question.src)?;
     let dst = side(compiled, world, question.dst)?;
-    let pairs: Vec<(Endpoint, Endpoint)> = src
-        .endpoints
-        .iter()
-        .flat_map(|from| dst.endpoints.iter().map(|to| (*from, *to)))
-        .filter(|(from, to)| from.range.is_v6() == to.range.is_v6())
-        .collect();
-    let explainer = Explainer { compiled, world, question };
-    let mut explanation = Explanation {
-        allowed: false,
-        src: src.name,
-        dst: dst.name,
-        port: question.port.map_or_else(|| "any port".to_owned(), |port| format!("port {port}")),
-        rule: None,
-        why: None,
-        add: None,
-    };
-    let found = pairs.iter().find_map(|pair| explainer.allowing(*pair).map(|piece| (pair, piece)));
-    if let Some((pair, piece)) = found {
-        explanation.allowed = true;
-        explanation.rule = Some(explainer.view(piece, *pair));
-        return Ok(explanation);
-    }
-    let nearest =
-        pairs.iter().filter_map(|pair| explainer.nearest(*pair)).min_by_key(|(miss, at, _)| (*miss, *at));
-    explanation.why = Some(match &nearest {
-        None => "no rule names either side".to_owned(),
-        Some((Miss::Posture, _, _)) => "the rule wants a posture that this machine does not meet".to_owned(),
-        Some((Miss::Ports, at, _)) => {
-            format!("no rule matches; the nearest allows {}", explainer.ports_of(*at))
+    let traffic = Traffic { protocol: question.protocol, port: question.port, is_test: false };
+    let explainer = Explainer { compiled, world, traffic };
+    let mut parts: Vec<Part> = Vec::new();
+    for (from, sources) in &src.members {
+        for (to, destinations) in &dst.members {
+            // Two words for one machine ask about others, unless nothing else was asked.
+            if from == to && src.members.len() + dst.members.len() > 2 {
+                continue;
+            }
+            for part in explainer.pair((from, sources), (to, destinations)) {
+                join(&mut parts, part);
+            }
         }
-        Some((Miss::Source, _, _)) => "no rule matches; the nearest has other sources".to_owned(),
-        Some((Miss::Destination, _, _)) => "no rule matches; the nearest has other destinations".to_owned(),
-    });
-    explanation.rule = nearest.map(|(_, at, pair)| explainer.view(compiled.piece(at), pair));
-    explanation.add = pairs.first().map(|pair| explainer.grant(*pair));
-    Ok(explanation)
+    }
+    let some = |allowed| parts.iter().any(|part| part.allowed == allowed);
+    let verdict = match (some(true), some(false)) {
+        (true, false) => Verdict::Allowed,
+        (true, true) => Verdict::Partly,
+        (false, _) => Verdict::Denied,
+    };
+    let port = question.port.map_or_else(|| "any port".to_owned(), |port| format!("port {port}"));
+    let left_out = src.left_out + dst.left_out;
+    Ok(Explanation { verdict, src: src.name, dst: dst.name, port, parts, left_out })
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
+/// Adds a part to those which say the same of other machines.
+fn join(parts: &mut Vec<Part>, part: Part) {
+    let rule = |part: &Part| part.rule.as_ref().map(|rule| (rule.line, rule.section));
+    let is_same = |known: &&mut Part| {
+        (known.allowed, known.only, rule(known), &known.why) == (part.allowed, part.only, rule(&part), &part.why)
+            && (known.from == part.from || known.to == part.to || !known.allowed)
+    };
+    let Some(known) = parts.iter_mut().find(is_same) else {
+        parts.push(part);
+        return;
+    };
+    for (list, more) in [(&mut known.from, part.from), (&mut known.to, part.to)] {
+        for name in more {
+            if !list.contains(&name) {
+                list.push(name);
+            }
+        }
+    }
 }
 
 fn side(compiled: &Compiled, world: &World, written: &str) -> Result<Side, Unknown> {
+    let one = |node: &Node| (node.name.clone(), compiled.machine(node.id));
     let by_name = world.nodes.values().find(|node| node.name.eq_ignore_ascii_case(written));
     if let Some(node) = by_name {
-        return Ok(Side { name: node.name.clone(), endpoints: compiled.machine(node.id) });
+        return Ok(Side { name: node.name.clone(), members: vec![one(node)], left_out: 0 });
     }
     let unknown = || Unknown(written.to_owned());
     let selector = Selector::parse(written).map_err(|_| unknown())?;
     let endpoints = compiled.resolve(&selector).filter(|found| !found.is_empty()).ok_or_else(unknown)?;
-    let machine = endpoints.first().and_then(|endpoint| endpoint.node);
-    let Some(node) = machine.and_then(|id| world.nodes.get(&id)) else {
-        return Ok(Side { name: written.to_owned(), endpoints });
+    if let (Selector::Range(_) | Selector::Host(_), [single]) = (&selector, endpoints.as_slice()) {
+        // An address asks for its own family alone.
+        let node = single.node.and_then(|id| world.nodes.get(&id));
+        let name = node.map_or_else(|| written.to_owned(), |node| format!("{written} ({})", node.name));
+        return Ok(Side { name: name.clone(), members: vec![(name, endpoints)], left_out: 0 });
+    }
+    let mut members: Vec<(String, Vec<Endpoint>)> =
+        world.nodes.values().filter(|node| compiled.machine_is(node.id, &selector)).map(|node| one(node)).collect();
+    if members.is_empty() {
+        members = endpoints.iter().map(|endpoint| (endpoint.range.to_string(), vec![*endpoint])).collect();
+    }
+    let name = match members.as_slice() {
+        [(only, _)] if only != written => format!("{only} ({written})"),
+        many if many.len() > 1 => format!("{written} ({} machines)", many.len()),
+        _ => written.to_owned(),
     };
-    // A word for several machines is answered for the first of them.
-    let name = if matches!(selector, Selector::Range(_)) {
-        format!("{written} ({})", node.name)
-    } else {
-        format!("{} ({written})", node.name)
-    };
-    Ok(Side { name, endpoints: compiled.machine(node.id) })
+    let left_out = members.len().saturating_sub(MACHINES_MAX);
+    members.truncate(MACHINES_MAX);
+    Ok(Side { name, members, left_out })
 }
 
 struct Explainer<'e> {
     compiled: &'e Compiled,
     world: &'e World,
-    question: &'e Question<'e>,
+    traffic: Traffic,
 }
 
 impl Explainer<'_> {
+    /// Explains one machine to another: one part, or two when IPv4 and IPv6 differ.
+    fn pair(&self, src: (&str, &[Endpoint]), dst: (&str, &[Endpoint])) -> Vec<Part> {
+        let mut parts: Vec<Part> = Vec::new();
+        for is_v6 in [false, true] {
+            let pairs: Vec<(Endpoint, Endpoint)> = src
+                .1
+                .iter()
+                .flat_map(|from| dst.1.iter().map(|to| (*from, *to)))
+                .filter(|(from, to)| from.range.is_v6() == is_v6 && to.range.is_v6() == is_v6)
+                .collect();
+            if pairs.is_empty() {
+                continue;
+            }
+            let mut part = self.part(&pairs, (src.0, dst.0));
+            match parts.last_mut() {
+                Some(other) if other.allowed == part.allowed => continue,
+                Some(other) => {
+                    other.only = Some("IPv4");
+                    part.only = Some("IPv6");
+                }
+                None => {}
+            }
+            parts.push(part);
+        }
+        if parts.is_empty() {
+            let why = "one side has IPv4 addresses alone, the other IPv6".to_owned();
+            parts.push(Part { why: Some(why), ..denied((src.0, dst.0)) });
+        }
+        parts
+    }
+
+    fn part(&self, pairs: &[(Endpoint, Endpoint)], names: (&str, &str)) -> Part {
+        let found = pairs.iter().find_map(|pair| self.allowing(*pair).map(|piece| (pair, piece)));
+        if let Some((pair, piece)) = found {
+            return Part { allowed: true, rule: Some(self.view(piece, *pair)), ..denied(names) };
+        }
+        let nearest =
+            pairs.iter().filter_map(|pair| self.nearest(*pair)).min_by_key(|(miss, at, _)| (*miss, *at));
+        let why = match &nearest {
+            None => "no rule names either side".to_owned(),
+            Some((Miss::Posture, at, pair)) => self.posture_words(*at, pair.0),
+            Some((Miss::Ports, at, _)) => format!("no rule matches; the nearest allows {}", self.ports_of(*at)),
+            Some((Miss::Source, _, _)) => "no rule matches; the nearest has other sources".to_owned(),
+            Some((Miss::Destination, _, _)) => "no rule matches; the nearest has other destinations".to_owned(),
+        };
+        // A grant does not help where a machine fails a posture.
+        let is_posture = matches!(nearest, Some((Miss::Posture, ..)));
+        let add = pairs.first().filter(|_| !is_posture).map(|pair| self.grant(*pair));
+        let rule = nearest.map(|(_, at, pair)| self.view(self.compiled.piece(at), pair));
+        Part { rule, why: Some(why), add, ..denied(names) }
+    }
+
+    /// Says which postures a rule wants and what of them the machine does not meet.
+    fn posture_words(&self, piece: u32, src: Endpoint) -> String {
+        let node = src.node.and_then(|id| self.world.nodes.get(&id));
+        let Some(node) = node else { return "the rule wants a posture".to_owned() };
+        let failed = self.compiled.failed_assertions(self.compiled.piece(piece).set, &node.posture);
+        let one = |(assertion, value): &(String, Option<String>)| match value {
+            Some(value) => format!("{assertion} (it has {value})"),
+            None => format!("{assertion} (it has none)"),
+        };
+        let failed: Vec<String> = failed.iter().map(one).collect();
+        format!("the rule wants a posture that {} does not meet: {}", node.name, failed.join(", "))
+    }
+
     fn allowing(&self, (src, dst): (Endpoint, Endpoint)) -> Option<&Piece> {
-        let (protocol, port) = (self.question.protocol, self.question.port);
-        let ordinary = self.compiled.first_allowing(src, dst, protocol, port, None);
-        let own = || dst.node.and_then(|node| self.compiled.first_self_allowing(src, node, protocol, port));
-        let via = || self.compiled.first_via_allowing(src, dst, protocol, port);
+        let ordinary = self.compiled.first_allowing(src, dst, self.traffic, None);
+        let own = || dst.node.and_then(|node| self.compiled.first_self_allowing(src, node, self.traffic));
+        let via = || self.compiled.first_via_allowing(src, dst, self.traffic);
         ordinary.or_else(own).or_else(via).map(|id| self.compiled.piece(id))
     }
 
@@ -164,7 +279,7 @@ impl Explainer<'_> {
             let (PieceKind::Net(net) | PieceKind::Via { net: Some(net), .. }) = &piece.kind else { continue };
             let has_src = self.compiled.set_has(piece.set, src, None);
             let has_dst = piece.dst.iter().any(|sel| self.compiled.sel_has(*sel, dst));
-            let has_ports = net.allows(self.question.protocol, self.question.port);
+            let has_ports = net.allows(self.traffic);
             let miss = match (has_src, has_dst, has_ports) {
                 (true, true, _) => Miss::Ports,
                 (false, true, true) if self.compiled.set_has_without_posture(piece.set, src) => Miss::Posture,
@@ -242,6 +357,9 @@ impl Explainer<'_> {
                 let holds = policy.ipsets.get(set).is_some_and(|set| set.overlaps(endpoint.range));
                 holds.then(|| format!("{written}, which holds {}", endpoint.range))
             }
+            Selector::User(word) if word.starts_with("group:") => {
+                is_node().then(|| format!("{written}, whose member {person} owns {name}"))
+            }
             Selector::User(_) => is_node().then(|| format!("{written}, who owns {name}")),
             Selector::DomainUsers(_) => {
                 is_node().then(|| format!("{written}, among them {person}, who owns {name}"))
@@ -274,11 +392,9 @@ impl Explainer<'_> {
                 None => endpoint.range.to_string(),
             }
         };
-        let ports = self.question.port.map_or_else(|| "*".to_owned(), |port| port.to_string());
-        let ip = self
-            .question
-            .protocol
-            .map_or(ports.clone(), |number| format!("{}:{ports}", protocol_name(number)));
+        let ports = self.traffic.port.map_or_else(|| "*".to_owned(), |port| port.to_string());
+        let protocol = self.traffic.protocol;
+        let ip = protocol.map_or(ports.clone(), |number| format!("{}:{ports}", protocol_name(number)));
         format!("{{\"src\": [{:?}], \"dst\": [{:?}], \"ip\": [{ip:?}]}}", word(src), word(dst))
     }
 }
@@ -302,14 +418,50 @@ fn one_line(text: &str) -> String {
     joined.chars().take(97).chain("...".chars()).collect()
 }
 
+fn denied((from, to): (&str, &str)) -> Part {
+    let (from, to) = (vec![from.to_owned()], vec![to.to_owned()]);
+    Part { allowed: false, from, to, only: None, rule: None, why: None, add: None }
+}
+
 impl Explanation {
     /// Prints the answer for a person to read.
     #[must_use]
     pub fn text(&self) -> String {
         let mut out = String::new();
-        let verdict = if self.allowed { "allowed" } else { "denied" };
+        let verdict = match self.verdict {
+            Verdict::Allowed => "allowed",
+            Verdict::Partly => "partly allowed",
+            Verdict::Denied => "denied",
+        };
         // Writing to a String cannot fail.
-        let _ = writeln!(out, "{} to {}, {}: {verdict}.\n", self.src, self.dst, self.port);
+        let _ = writeln!(out, "{} to {}, {}: {verdict}.", self.src, self.dst, self.port);
+        let is_single = self.parts.len() == 1 && self.parts.iter().all(|p| p.from.len() + p.to.len() == 2);
+        for part in &self.parts {
+            out.push('\n');
+            if !is_single {
+                let word = if part.allowed { "yes" } else { "no " };
+                let only = part.only.map_or_else(String::new, |only| format!(", {only} alone"));
+                let _ = writeln!(out, "  {word}   {} to {}{only}", listed(&part.from), listed(&part.to));
+            }
+            part.print(&mut out);
+        }
+        if self.left_out > 0 {
+            let _ = writeln!(out, "\n  {} more machines were not looked at; name fewer.", self.left_out);
+        }
+        out
+    }
+}
+
+/// Lists names, at most six of them.
+fn listed(names: &[String]) -> String {
+    match names.split_at_checked(5) {
+        Some((first, rest)) if rest.len() > 1 => format!("{} and {} more", first.join(", "), rest.len()),
+        Some(_) | None => names.join(", "),
+    }
+}
+
+impl Part {
+    fn print(&self, out: &mut String) {
         if let Some(why) = &self.why {
             let _ = writeln!(out, "  why   {why}");
         }
@@ -328,7 +480,6 @@ impl Explanation {
         if let Some(add) = &self.add {
             let _ = writeln!(out, "  fix   add to \"grants\": {add}");
         }
-        out
     }
 }
 

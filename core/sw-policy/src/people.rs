@@ -78,11 +78,17 @@ impl People {
             if let Some(found) = user.domain().and_then(|domain| plan.by_domain.get(&domain.to_lowercase())) {
                 own.extend(found);
             }
+            own.extend(user.group_tokens().filter_map(|token| plan.by_token.get(&token)).flatten());
             own.extend(plan.by_role.iter().filter(|(role, _)| user.role.is(*role)).map(|(_, sel)| *sel));
             own.sort_unstable();
             own.dedup();
         }
         Self { users: users.clone(), names, sels }
+    }
+
+    /// Reports whether a word of a policy means a person: by name, or by a group of the identity provider.
+    pub(crate) fn is(&self, token: &str, user: &User) -> bool {
+        self.names.get(token) == Some(user.id) || user.group_tokens().any(|own| own == token)
     }
 
     /// Returns the selectors that the machines of a person meet, `autogroup:member` left out.

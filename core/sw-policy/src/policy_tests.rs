@@ -4,7 +4,7 @@ use sw_types::NodeId;
 
 use crate::alias::{Autogroup, Selector, parse_ports, parse_protocol, split_ports};
 use crate::compiled::Compiled;
-use crate::compiled::endpoint::Endpoint;
+use crate::compiled::endpoint::{Endpoint, Traffic};
 use crate::error::{Kind, Problem, Span};
 use crate::model::{SshTest, Test, Text};
 use crate::rule::{SshRule, SshVerdict};
@@ -99,12 +99,13 @@ impl Runner<'_> {
     ) {
         let Some((target, port)) = self.target(dst) else { return };
         let attributes = (!test.src_attributes.is_empty()).then_some(&test.src_attributes);
+        let traffic = Traffic { protocol, port: Some(port), is_test: true };
         let mut refused = None;
         let mut allowing = None;
         for source in sources {
             let reached = match &target {
                 Target::Fixed(endpoints) => endpoints.iter().find_map(|dst| {
-                    self.compiled.first_allowing(*source, *dst, protocol, Some(port), attributes)
+                    self.compiled.first_allowing(*source, *dst, traffic, attributes)
                 }),
                 Target::OwnMachines => {
                     let Some(own) =
@@ -114,10 +115,10 @@ impl Runner<'_> {
                         return;
                     };
                     own.into_iter().find_map(|id| {
-                        let of_rule = self.compiled.first_self_allowing(*source, id, protocol, Some(port));
+                        let of_rule = self.compiled.first_self_allowing(*source, id, traffic);
                         of_rule.or_else(|| {
                             self.compiled.machine(id).into_iter().find_map(|dst| {
-                                self.compiled.first_allowing(*source, dst, protocol, Some(port), attributes)
+                                self.compiled.first_allowing(*source, dst, traffic, attributes)
                             })
                         })
                     })

@@ -11,6 +11,8 @@ pub type Attributes = BTreeMap<String, serde_json::Value>;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Assertion {
+    /// As written.
+    pub(crate) text: String,
     attribute: String,
     test: Test,
 }
@@ -52,6 +54,11 @@ impl Assertion {
             message: format!("invalid posture assertion: {text:?}"),
             fix: FIX.to_owned(),
         })
+    }
+
+    /// Returns what a machine has of the attribute, printed.
+    pub(crate) fn value(&self, attributes: &Attributes) -> Option<String> {
+        attributes.get(&self.attribute).filter(|value| !value.is_null()).map(ToString::to_string)
     }
 
     /// Reports whether a machine with these attributes meets the assertion. An attribute that is not set fails
@@ -108,6 +115,9 @@ impl Literal {
             (Self::Flag(flag), serde_json::Value::Bool(value)) => flag == value,
             (Self::Number(number), serde_json::Value::Number(value)) => value.as_f64() == Some(*number),
             (Self::Text(text), serde_json::Value::String(value)) => text == value,
+            // Machines report all they report as text.
+            (Self::Flag(flag), serde_json::Value::String(value)) => *value == flag.to_string(),
+            (Self::Number(number), serde_json::Value::String(value)) => value.parse() == Ok(*number),
             _ => false,
         }
     }
@@ -166,7 +176,7 @@ fn parse(text: &str) -> Option<Assertion> {
         }
         _ => return None,
     };
-    Some(Assertion { attribute: attribute.to_owned(), test })
+    Some(Assertion { text: text.to_owned(), attribute: attribute.to_owned(), test })
 }
 
 fn list(text: &str) -> Option<Vec<Literal>> {
@@ -185,6 +195,7 @@ mod tests {
     fn assertions_hold_as_specified() {
         let attributes: Attributes = serde_json::from_value(serde_json::json!({
             "node:os": "linux", "node:tsVersion": "1.60.1", "custom:level": 5, "node:tsAutoUpdate": true,
+            "custom:text": "5", "custom:yes": "true",
         }))
         .unwrap();
         for (text, holds) in [
@@ -197,6 +208,9 @@ mod tests {
             ("custom:level > 4", true),
             ("custom:level <= 4", false),
             ("node:tsAutoUpdate == true", true),
+            ("custom:text == 5", true),
+            ("custom:yes == true", true),
+            ("custom:yes == false", false),
             ("custom:x IS SET", false),
             ("custom:x NOT SET", true),
             ("custom:x == 'a'", false),

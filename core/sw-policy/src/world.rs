@@ -22,6 +22,8 @@ pub struct User {
     /// The name at an identity provider, such as `name@github`; empty when there is none.
     pub provider: String,
     pub role: Role,
+    /// Groups that the identity provider named, plain or as `name@domain`; a policy writes `group:name@domain`.
+    pub groups: Vec<String>,
 }
 
 impl User {
@@ -44,6 +46,15 @@ impl User {
         }
         tokens.push(format!("{}@", self.name.to_lowercase()));
         tokens
+    }
+
+    /// Returns the words of a policy for this person's groups at the identity provider, in lower case.
+    pub(crate) fn group_tokens(&self) -> impl Iterator<Item = String> {
+        self.groups.iter().filter_map(|group| match (group.contains('@'), self.domain()) {
+            (true, _) => Some(format!("group:{}", group.to_lowercase())),
+            (false, Some(domain)) => Some(format!("group:{group}@{domain}").to_lowercase()),
+            (false, None) => None,
+        })
     }
 
     /// Returns the domain of the login, as written.

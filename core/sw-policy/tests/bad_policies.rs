@@ -134,6 +134,7 @@ fn every_kind_of_mistake_says_where_what_and_the_way_out() {
             email: format!("twin{id}@x.example"),
             provider: String::new(),
             role: Role::Member,
+            groups: Vec::new(),
         };
         world.users.insert(user.id, Arc::new(user));
     }

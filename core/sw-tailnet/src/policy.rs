@@ -102,6 +102,7 @@ fn person(user: &User) -> engine::User {
             Role::Admin => engine::Role::Admin,
             Role::Member => engine::Role::Member,
         },
+        groups: user.groups.clone(),
     }
 }
 

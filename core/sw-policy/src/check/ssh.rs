@@ -61,9 +61,7 @@ impl Checker<'_> {
 
     fn ssh_dst(&mut self, alias: &Alias) {
         match &alias.selector {
-            Selector::Autogroup(
-                Autogroup::Member | Autogroup::Tagged | Autogroup::SelfNodes | Autogroup::Role(_),
-            ) => {}
+            Selector::Autogroup(Autogroup::Member | Autogroup::Tagged | Autogroup::SelfNodes) => {}
             Selector::Autogroup(_) => {
                 let message = format!("{:?} cannot be a destination of SSH", alias.written);
                 let fix = "use autogroup:self, autogroup:member, autogroup:tagged or a tag";

@@ -157,7 +157,7 @@ impl Compiled {
     fn is_person(&self, alias: &Alias, owner: Option<UserId>) -> bool {
         let Some(user) = owner.and_then(|owner| self.people.users.get(&owner)) else { return false };
         match &alias.selector {
-            Selector::User(token) => self.people.names.get(token) == Some(user.id),
+            Selector::User(token) => self.people.is(token, user),
             Selector::DomainUsers(domain) => {
                 user.domain().is_some_and(|own| own.eq_ignore_ascii_case(domain))
             }

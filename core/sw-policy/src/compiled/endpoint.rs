@@ -4,6 +4,7 @@ use sw_types::NodeId;
 
 use super::{Compiled, NodeState, derive};
 use crate::alias::{Autogroup, Selector};
+use crate::model::PostureRef;
 use crate::plan::{Net, PieceId, PieceKind, Sel, SelId, SetId};
 use crate::posture::Attributes;
 use crate::range::{IpRange, wildcard};
@@ -15,12 +16,26 @@ pub(crate) struct Endpoint {
     pub(crate) node: Option<NodeId>,
 }
 
+/// Which packets a question is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Traffic {
+    /// `None` is the default set: TCP, UDP, ICMP, ICMPv6.
+    pub(crate) protocol: Option<u8>,
+    /// `None` asks for any port.
+    pub(crate) port: Option<u16>,
+    /// A policy's test takes a rule without protocol for any protocol (policy.md §14); clients do not.
+    pub(crate) is_test: bool,
+}
+
 impl Compiled {
     /// Resolves a selector of the policy; `None` when it names something that is not defined.
     pub(crate) fn resolve(&self, selector: &Selector) -> Option<Vec<Endpoint>> {
         let policy = &self.plan.policy;
         let found = match selector {
-            Selector::Wildcard => wildcard().into_iter().flat_map(|range| self.endpoint(range)).collect(),
+            Selector::Wildcard => {
+                let prefixes = wildcard().into_iter().flat_map(IpRange::prefixes);
+                prefixes.flat_map(|net| self.endpoint(IpRange::prefix(net))).collect()
+            }
             Selector::Range(range) => self.endpoint(*range),
             Selector::Host(name) => self.endpoint(*policy.hosts.get(name)?),
             Selector::Ipset(name) => {
@@ -64,7 +79,7 @@ impl Compiled {
         let owner = node.facts.owner();
         let user = owner.and_then(|owner| self.people.users.get(&owner));
         match selector {
-            Selector::User(token) => owner.is_some() && self.people.names.get(token) == owner,
+            Selector::User(token) => user.is_some_and(|user| self.people.is(token, user)),
             Selector::DomainUsers(domain) => {
                 user.and_then(|user| user.domain()).is_some_and(|own| own.eq_ignore_ascii_case(domain))
             }
@@ -144,11 +159,10 @@ impl Compiled {
         &self,
         src: Endpoint,
         dst: Endpoint,
-        protocol: Option<u8>,
-        port: Option<u16>,
+        traffic: Traffic,
         attributes: Option<&Attributes>,
     ) -> Option<PieceId> {
-        let allows = |kind: &PieceKind| matches!(kind, PieceKind::Net(net) if net.allows(protocol, port));
+        let allows = |kind: &PieceKind| matches!(kind, PieceKind::Net(net) if net.allows(traffic));
         let found = self.plan.pieces.iter().position(|piece| {
             allows(&piece.kind)
                 && piece.dst.iter().any(|sel| self.sel_has(*sel, dst))
@@ -162,8 +176,7 @@ impl Compiled {
         &self,
         src: Endpoint,
         dst: NodeId,
-        protocol: Option<u8>,
-        port: Option<u16>,
+        traffic: Traffic,
     ) -> Option<PieceId> {
         let (from, to) = (self.node(src.node?)?, self.node(dst)?);
         if from.facts.owner().is_none() || from.facts.owner() != to.facts.owner() {
@@ -171,18 +184,19 @@ impl Compiled {
         }
         self.plan.self_pieces.iter().copied().find(|id| {
             let piece = self.plan.piece(*id);
-            matches!(&piece.kind, PieceKind::SelfNet(net) if net.allows(protocol, port))
+            matches!(&piece.kind, PieceKind::SelfNet(net) if net.allows(traffic))
                 && self.set_has(piece.set, src, None)
         })
     }
 }
 
 impl Net {
-    /// Reports whether packets of a protocol (`None`: of the default set) to a port (`None`: any) are meant.
-    pub(crate) fn allows(&self, protocol: Option<u8>, port: Option<u16>) -> bool {
+    /// Reports whether some of the packets are meant.
+    pub(crate) fn allows(&self, traffic: Traffic) -> bool {
+        let Traffic { protocol, port, is_test } = traffic;
         let protocol_fits = match (self.protocol, protocol) {
             (None, None) => true,
-            (None, Some(asked)) => matches!(asked, 1 | 6 | 17 | 58),
+            (None, Some(asked)) => is_test || matches!(asked, 1 | 6 | 17 | 58),
             (Some(own), None) => matches!(own, 1 | 6 | 17 | 58),
             (Some(own), Some(asked)) => own == asked,
         };
@@ -245,17 +259,38 @@ impl Compiled {
             })
     }
 
+    /// Returns what keeps attributes from the postures of a source set, each with what the machine has instead: of
+    /// the listed postures the one that lacks the least.
+    pub(crate) fn failed_assertions(
+        &self,
+        set: SetId,
+        attributes: &Attributes,
+    ) -> Vec<(String, Option<String>)> {
+        let Some(list) = self.plan.set(set).posture else { return Vec::new() };
+        let refs = self.plan.postures.get(list as usize).map_or(&[][..], Vec::as_slice);
+        let failed = refs.iter().map(|posture| {
+            let assertions = match posture {
+                PostureRef::Inline(assertion) => std::slice::from_ref(assertion),
+                PostureRef::Named(name) => {
+                    self.plan.policy.postures.get(&name.text).map_or(&[][..], Vec::as_slice)
+                }
+            };
+            let failed = assertions.iter().filter(|assertion| !assertion.holds(attributes));
+            failed.map(|one| (one.text.clone(), one.value(attributes))).collect::<Vec<_>>()
+        });
+        failed.min_by_key(Vec::len).unwrap_or_default()
+    }
+
     /// Returns the first via piece that lets `src` reach `port` of `dst` through a router that exists.
     pub(crate) fn first_via_allowing(
         &self,
         src: Endpoint,
         dst: Endpoint,
-        protocol: Option<u8>,
-        port: Option<u16>,
+        traffic: Traffic,
     ) -> Option<PieceId> {
         self.plan.via_pieces.iter().copied().find(|id| {
             let piece = self.plan.piece(*id);
-            matches!(&piece.kind, PieceKind::Via { net: Some(net), .. } if net.allows(protocol, port))
+            matches!(&piece.kind, PieceKind::Via { net: Some(net), .. } if net.allows(traffic))
                 && piece.dst.iter().any(|sel| self.sel_has(*sel, dst))
                 && self.set_has(piece.set, src, None)
                 && self.nodes.iter().any(|node| node.via.iter().any(|via| via.piece == *id))

@@ -91,6 +91,7 @@ impl World {
             email: if u.ratio(1, 5)? { String::new() } else { format!("{}@{domain}", USERS[at]) },
             provider: String::new(),
             role: *u.choose(&[Role::Member, Role::Member, Role::Admin, Role::Owner])?,
+            groups: Vec::new(),
         };
         let what = format!("person {user:?}");
         self.now.users.insert(id, Arc::new(user));
