@@ -32,6 +32,20 @@ impl Role {
         }
     }
 
+    /// Returns the name that [`Role::parse`] reads.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Owner => "owner",
+            Self::Admin => "admin",
+            Self::NetworkAdmin => "network-admin",
+            Self::ItAdmin => "it-admin",
+            Self::BillingAdmin => "billing-admin",
+            Self::Auditor => "auditor",
+            Self::Member => "member",
+        }
+    }
+
     /// Reports whether people of this role may give machines any declared tag.
     #[must_use]
     pub fn may_set_any_tag(self) -> bool {

@@ -164,6 +164,29 @@ impl WorldInput {
 }
 
 impl Network {
+    /// Prints the people and machines as the `users` and `nodes` which [`WorldInput`] reads.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        let user = |user: &Arc<User>| {
+            serde_json::json!({
+                "id": user.id.0, "name": user.name, "email": user.email, "provider": user.provider,
+                "role": user.role.name(), "groups": user.groups,
+            })
+        };
+        let node = |node: &Arc<Node>| {
+            let address = |is_v4| node.addresses.iter().find(|address| address.is_ipv4() == is_v4);
+            serde_json::json!({
+                "id": node.id.0, "name": node.name, "user": node.user.map(|user| user.0), "tags": node.tags,
+                "ipv4": address(true), "ipv6": address(false), "routableIPs": node.announced,
+                "approvedRoutes": node.approved, "posture": node.posture,
+                "online": !self.offline.contains(&node.id),
+            })
+        };
+        let users: Vec<serde_json::Value> = self.world.users.values().map(user).collect();
+        let nodes: Vec<serde_json::Value> = self.world.nodes.values().map(node).collect();
+        serde_json::json!({ "users": users, "nodes": nodes })
+    }
+
     /// Returns which machine serves each subnet route: the lowest number that is online (policy.md §11.4).
     #[must_use]
     pub fn primaries(&self) -> BTreeMap<IpNet, NodeId> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::alias::{Ports, Selector};
-use crate::error::{Lines, Span};
+use crate::error::{Lines, Position, Span};
 use crate::posture::Assertion;
 use crate::range::{IpRange, RangeSet};
 
@@ -45,7 +45,7 @@ pub struct Policy {
     pub(crate) tests: Vec<Test>,
     pub(crate) ssh_tests: Vec<SshTest>,
     pub(crate) switches: Switches,
-    pub(crate) derp_map: Option<serde_json::Value>,
+    pub(crate) derp_map: Option<(serde_json::Value, Span)>,
 }
 
 /// What the policy sets for the whole network.
@@ -196,10 +196,10 @@ impl Policy {
         &self.text
     }
 
-    /// Returns the custom relay map of the policy, if it has one (policy.md §5.11).
+    /// Returns the custom relay map of the policy and where it stands, if it has one (policy.md §5.11).
     #[must_use]
-    pub fn derp_map(&self) -> Option<&serde_json::Value> {
-        self.derp_map.as_ref()
+    pub fn derp_map(&self) -> Option<(&serde_json::Value, Position)> {
+        self.derp_map.as_ref().map(|(map, span)| (map, self.lines.position(&self.text, span.start)))
     }
 
     /// Returns the declared tags.

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use ipnet::Ipv4Net;
 use sw_types::{four_to_six_range, reserved_v4_ranges};
 
 /// The IPv4 pool of a tailnet, inside 100.64.0.0/10 by default.
@@ -57,6 +58,14 @@ impl Pool {
     }
 }
 
+/// Returns the first free address of a prefix that the policy names, `.0`, `.255` and reserved ones left out.
+pub(crate) fn first_free_in(net: Ipv4Net, taken: impl Fn(Ipv4Addr) -> bool) -> Option<Ipv4Addr> {
+    let (first, last) = (u32::from(net.network()), u32::from(net.broadcast()));
+    // The shortest pool there is holds all of the prefix; only its rules about single addresses count here.
+    let pool = Pool { base: net.network(), bits: 8, start: net.network() };
+    (first..=last).map(Ipv4Addr::from).find(|&address| pool.contains(address) && !taken(address))
+}
+
 /// Derives the IPv6 address of a machine from its IPv4 one (node-services.md §1, 4-to-6).
 ///
 /// A pool lies within one /8, and there two IPv4 addresses never give the same IPv6 address. Unlike
@@ -93,6 +102,17 @@ mod tests {
     fn a_new_pool_begins_at_its_stored_start() {
         let pool = Pool::starting_at(7);
         assert_eq!(pool.next_free(None, |_| false), Some(Ipv4Addr::new(100, 64, 7, 1)));
+    }
+
+    #[test]
+    fn a_pool_of_the_policy_is_filled_from_its_start() {
+        let net = "100.80.0.0/30".parse().unwrap();
+        let first = |taken: &[Ipv4Addr]| first_free_in(net, |address| taken.contains(&address));
+        let hosts = [1, 2, 3].map(|last| Ipv4Addr::new(100, 80, 0, last));
+        assert_eq!(first(&[]), Some(hosts[0]));
+        assert_eq!(first(&hosts[..2]), Some(hosts[2]));
+        assert_eq!(first(&hosts), None);
+        assert_eq!(first_free_in("100.80.0.9/32".parse().unwrap(), |_| false), Some(Ipv4Addr::new(100, 80, 0, 9)));
     }
 
     #[test]

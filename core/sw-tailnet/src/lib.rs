@@ -58,7 +58,7 @@ pub use encode::{MapMessage, Part};
 pub use live::{Facts, Presence};
 pub use logins::{Login, LoginStatus};
 pub use names::{free_label, is_tag};
-pub use policy::PolicyEngine;
+pub use policy::{PolicyEngine, policy_world};
 pub use record::{
     ApiKey, Audit, AuthKey, Change, Dns, Entry, ExtraRecord, Ids, JoinedBy, Nameserver, Node, Owner,
     PolicyVersion, ProviderIdentity, Role, SecretHash, Session, SessionKind, Settings, TAGGED_DEVICES, User,
@@ -66,7 +66,9 @@ pub use record::{
 pub use register::Registered;
 pub use requests::{Ended, MapRefused, MapReply};
 pub use routes::is_exit;
-pub use rules::{AllowAll, Class, Compiled, Engine, NodeFacts, PolicyError, Rules, World};
+pub use rules::{
+    AllowAll, Class, Compiled, Engine, NodeFacts, PolicyError, RelayChange, Rules, SshCheck, World,
+};
 pub use state::{Inconsistent, State};
 pub use streams::{EndReason, StreamId};
 pub use tailnet::{Config, Output, Stats, Tailnet, Ticket, Wake};

@@ -5,7 +5,7 @@ use sw_tailcfg::FilterRule;
 use sw_types::NodeId;
 
 use crate::live::{Facts, Presence};
-use crate::rules::World;
+use crate::rules::{SshCheck, World};
 use crate::tailnet::Tailnet;
 
 impl Tailnet {
@@ -42,6 +42,11 @@ impl Tailnet {
     /// The packet filter that a machine is sent.
     pub fn filter_of(&self, node: NodeId) -> std::sync::Arc<[FilterRule]> {
         self.compiled.filter(node)
+    }
+
+    /// Whether an SSH session needs a check of the person; `None`: no rule with a check matches (policy.md §12).
+    pub fn ssh_check(&self, src: NodeId, dst: NodeId, login: &str) -> Option<SshCheck> {
+        self.compiled.ssh_check(src, dst, login)
     }
 
     /// Everything that a policy can depend on, as it is now.

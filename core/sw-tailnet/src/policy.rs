@@ -1,10 +1,10 @@
 //! The policy engine behind [`Engine`]: `sw-policy`, in the words of the tailnet.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use sw_policy as engine;
 use sw_tailcfg::{
     CapGrant, CapMap, FilterRule, NetPortRange, PortRange, SshAction, SshPolicy, SshPrincipal,
@@ -13,7 +13,9 @@ use sw_tailcfg::{
 use sw_types::{NodeId, UserId};
 
 use crate::record::{Role, User};
-use crate::rules::{Class, Compiled, Engine, NodeFacts, PolicyError, Rules, World};
+use crate::rules::{
+    Class, Compiled, Engine, NodeFacts, PolicyError, RelayChange, Rules, SshCheck, World,
+};
 
 /// Policies as Tailscale writes them, compiled by `sw-policy`.
 #[derive(Debug, Clone)]
@@ -42,7 +44,8 @@ impl PolicyEngine {
             }
             tracing::warn!(why = rejection.message(), "tests of the stored policy fail");
         }
-        Ok(Arc::new(PolicyRules { compiled, base: Arc::clone(&self.base) }))
+        let relays = relays(compiled.policy())?;
+        Ok(Arc::new(PolicyRules { compiled, base: Arc::clone(&self.base), relays }))
     }
 }
 
@@ -63,12 +66,40 @@ impl Engine for PolicyEngine {
 
 fn refused(rejection: &engine::Rejection) -> PolicyError {
     let at = rejection.problems().first().map(|problem| rejection.position(problem));
-    let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
     PolicyError {
         kind: rejection.kind().name().to_owned(),
         message: rejection.message(),
         at: at.map(|at| (number(at.line), number(at.column))),
     }
+}
+
+/// Reads the relay map of a policy.
+fn relays(policy: &engine::Policy) -> Result<Option<RelayChange>, PolicyError> {
+    let Some((map, at)) = policy.derp_map() else { return Ok(None) };
+    let refused = |what: String| PolicyError {
+        kind: engine::Kind::TypeMismatch.name().to_owned(),
+        message: format!("line {}, column {}: derpMap: {what}", at.line, at.column),
+        at: Some((number(at.line), number(at.column))),
+    };
+    let mut change = RelayChange::default();
+    let members = map.as_object().into_iter().flatten();
+    for (name, value) in members {
+        if name.eq_ignore_ascii_case("OmitDefaultRegions") {
+            change.omits_default = value.as_bool().unwrap_or(false);
+            continue;
+        }
+        for (id, region) in value.as_object().into_iter().flatten() {
+            let number = id.parse().map_err(|_| refused(format!("the region {id:?} is not a number")))?;
+            let region: Option<sw_tailcfg::DerpRegion> = serde_json::from_value(region.clone())
+                .map_err(|error| refused(format!("the region {id}: {error}")))?;
+            change.regions.insert(sw_types::RegionId(number), region);
+        }
+    }
+    Ok(Some(change))
+}
+
+fn number(value: usize) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
 }
 
 /// Turns the tailnet's world into the engine's; what `before` knows already is taken from there.
@@ -85,6 +116,13 @@ fn converted(world: &World, before: Option<&PolicyCompiled>) -> engine::World {
         converted.nodes.insert(*id, known.cloned().unwrap_or_else(|| Arc::new(machine(facts))));
     }
     converted
+}
+
+/// Prints the people and machines of a tailnet as the `users` and `nodes` that the policy engine's interface reads
+/// (policy.md §17).
+#[must_use]
+pub fn policy_world(world: &World, offline: BTreeSet<NodeId>) -> serde_json::Value {
+    engine::conform::Network { world: converted(world, None), offline }.to_json()
 }
 
 fn same<T>(old: Option<&Arc<T>>, new: &Arc<T>) -> bool {
@@ -124,6 +162,7 @@ struct PolicyRules {
     /// Applied to the world in which the policy was parsed; later worlds derive from it.
     compiled: engine::Compiled,
     base: Arc<str>,
+    relays: Option<RelayChange>,
 }
 
 impl PolicyRules {
@@ -168,6 +207,16 @@ impl Rules for PolicyRules {
         let owner = if node.tags.is_empty() { node.user } else { None };
         self.compiled.policy().has_auto_approvers() && self.people(world).approves(owner, &node.tags, route)
     }
+
+    fn ip_pool(&self, world: &World, owner: Option<UserId>, tags: &[String]) -> Vec<Ipv4Net> {
+        let pool = self.people(world).ip_pool(owner, tags);
+        let v4 = |net| if let IpNet::V4(net) = net { Some(net) } else { None };
+        pool.into_iter().filter_map(v4).collect()
+    }
+
+    fn relays(&self) -> Option<&RelayChange> {
+        self.relays.as_ref()
+    }
 }
 
 #[derive(Debug)]
@@ -198,6 +247,15 @@ impl Compiled for PolicyCompiled {
     fn ssh(&self, node: NodeId) -> Arc<SshPolicy> {
         let rules = self.compiled.ssh(node, &self.base).rules;
         Arc::new(SshPolicy { rules: rules.into_iter().map(ssh_rule).collect() })
+    }
+
+    fn ssh_check(&self, src: NodeId, dst: NodeId, login: &str) -> Option<SshCheck> {
+        Some(match self.compiled.ssh_check(src, dst, login)? {
+            engine::CheckPeriod::Always => SshCheck::Always,
+            engine::CheckPeriod::Nanoseconds(period) => {
+                SshCheck::For(std::time::Duration::from_nanos(u64::try_from(period).unwrap_or(0)))
+            }
+        })
     }
 
     fn attributes(&self, node: NodeId) -> CapMap {
@@ -352,6 +410,42 @@ mod tests {
         let second = rules.compile(&world, Some(&first));
         assert!(sees(&second, 2, 3));
         assert_eq!(second.filter(NodeId(3))[0].src_ips.len(), 4);
+    }
+
+    #[test]
+    fn a_policy_gives_addresses_relays_and_checks() {
+        let text = r#"{
+            "groups": {"group:lab": ["ben@example.com"]},
+            "tagOwners": {"tag:web": []},
+            "nodeAttrs": [{"target": ["group:lab"], "ipPool": ["100.80.0.0/24"]}, {"target": ["tag:web"], "ipPool": ["100.81.0.1"]}],
+            "ssh": [{"action": "check", "src": ["ada@example.com"], "dst": ["tag:web"], "users": ["root"], "checkPeriod": "1h"}],
+            "derpMap": {"OmitDefaultRegions": true, "Regions": {"7": null, "900": {"RegionID": 900, "Nodes": []}}},
+        }"#;
+        let world = world();
+        let rules = PolicyEngine::new("https://c.example").parse(text, &world).unwrap();
+        let pool = |user: Option<i64>, tags: &[&str]| {
+            let tags: Vec<String> = tags.iter().map(|tag| (*tag).to_owned()).collect();
+            rules.ip_pool(&world, user.map(UserId), &tags).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(pool(Some(1), &[]), Vec::<String>::new());
+        assert_eq!(pool(Some(2), &[]), ["100.80.0.0/24"]);
+        assert_eq!(pool(None, &["tag:web"]), ["100.81.0.1/32"]);
+
+        let compiled = rules.compile(&world, None);
+        let hour = SshCheck::For(std::time::Duration::from_secs(3_600));
+        assert_eq!(compiled.ssh_check(NodeId(1), NodeId(3), "root"), Some(hour));
+        assert_eq!(compiled.ssh_check(NodeId(1), NodeId(3), "ada"), None);
+        assert_eq!(compiled.ssh_check(NodeId(2), NodeId(3), "root"), None);
+
+        let own: sw_tailcfg::DerpMap =
+            serde_json::from_str(r#"{"Regions": {"7": {"RegionID": 7, "Nodes": []}, "8": {"RegionID": 8, "Nodes": []}}}"#)
+                .unwrap();
+        let regions: Vec<u32> = rules.relays().unwrap().apply(&own).regions.unwrap().keys().map(|id| id.0).collect();
+        assert_eq!(regions, [900]);
+
+        let wrong = text.replace("\"Nodes\": []", "\"Nodes\": [{\"DERPPort\": \"x\"}]");
+        let error = PolicyEngine::new("https://c.example").parse(&wrong, &world).unwrap_err();
+        assert!(error.message.starts_with("line 6, column 24: derpMap: the region 900:"), "{error}");
     }
 
     #[test]

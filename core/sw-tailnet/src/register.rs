@@ -6,6 +6,7 @@ use std::sync::Arc;
 use sw_tailcfg::{Hostinfo, Login as WireLogin, RegisterRequest, RegisterResponse, User as WireUser};
 use sw_types::{InviteToken, MachineKey, NodeId, NodeKey, Now, SecretText, TokenHash, UnixTime, UserId};
 
+use crate::addresses::{first_free_in, v6_of};
 use crate::live::Aspect;
 use crate::logins::{Login, LoginStatus};
 use crate::names::{free_label, is_tag};
@@ -26,6 +27,7 @@ const BAD_KEY: &str = "invalid pre auth key";
 const EXPIRED_KEY: &str = "authkey expired";
 const USED_KEY: &str = "authkey already used";
 const REVOKED_KEY: &str = "authkey revoked";
+const NO_POOL_ADDRESS: &str = "no address is left in the ipPool that the policy names for this machine";
 const NO_ADDRESS: &str = "no address is left in this network's pool";
 
 /// Everything needed to let a machine in.
@@ -314,10 +316,21 @@ impl Tailnet {
             let mut ids = self.state.ids();
             let last = (ids.last_v4 != 0).then(|| Ipv4Addr::from(ids.last_v4));
             let pool = self.state.settings().pool;
-            let ipv4 = pool.next_free(last, |v4| self.state.node_by_v4(v4).is_some()).ok_or(NO_ADDRESS)?;
+            let (user, tags) = match &entrance.owner {
+                Owner::User(user) => (Some(*user), &[][..]),
+                Owner::Tags(tags) => (None, tags.as_slice()),
+            };
+            let wanted = self.rules.ip_pool(&self.world, user, tags);
+            let taken = |v4| self.state.node_by_v4(v4).is_some();
+            let ipv4 = match wanted.is_empty() {
+                true => pool.next_free(last, taken).ok_or(NO_ADDRESS)?,
+                false => wanted.iter().find_map(|net| first_free_in(*net, taken)).ok_or(NO_POOL_ADDRESS)?,
+            };
             let id = NodeId(ids.node);
             ids.node += 1;
-            ids.last_v4 = ipv4.into();
+            if wanted.is_empty() {
+                ids.last_v4 = ipv4.into();
+            }
             with.push(Change::NextIds(ids));
             let label = free_label(&host_name, |label| self.state.node_by_label(label).is_some());
             let audit = Audit {
@@ -335,7 +348,7 @@ impl Tailnet {
                 label,
                 label_fixed: false,
                 ipv4,
-                ipv6: crate::addresses::v6_of(ipv4),
+                ipv6: v6_of(ipv4),
                 created: now.wall,
                 expiry,
                 approved: entrance.preapproved || !self.state.settings().approval,

@@ -14,9 +14,9 @@ use std::fmt::Debug;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-use sw_tailcfg::{CapMap, FilterRule, SshPolicy};
-use sw_types::{NodeId, UserId};
+use ipnet::{IpNet, Ipv4Net};
+use sw_tailcfg::{CapMap, DerpMap, DerpRegion, FilterRule, SshPolicy};
+use sw_types::{NodeId, RegionId, UserId};
 
 use crate::record::User;
 
@@ -107,6 +107,54 @@ pub trait Rules: Debug + Send + Sync {
 
     /// Whether an announced route is approved by the policy itself (policy.md §15.2).
     fn approves_route(&self, world: &World, node: &NodeFacts, route: IpNet) -> bool;
+
+    /// The ranges out of which a new machine gets its IPv4 address, in order; none: out of the network's pool
+    /// (policy.md §13).
+    fn ip_pool(&self, _world: &World, _owner: Option<UserId>, _tags: &[String]) -> Vec<Ipv4Net> {
+        Vec::new()
+    }
+
+    /// What the policy changes in the relay map (policy.md §5.11).
+    fn relays(&self) -> Option<&RelayChange> {
+        None
+    }
+}
+
+/// A policy's own relays.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RelayChange {
+    /// The server's own map is left out.
+    pub omits_default: bool,
+    /// Regions that are added or replaced, or with `None` taken out.
+    pub regions: BTreeMap<RegionId, Option<DerpRegion>>,
+}
+
+impl RelayChange {
+    /// Applies the change to the server's own map.
+    pub(crate) fn apply(&self, own: &DerpMap) -> DerpMap {
+        let mut map = own.clone();
+        let mut regions = map.regions.take().unwrap_or_default();
+        if self.omits_default {
+            regions.clear();
+        }
+        for (id, region) in &self.regions {
+            match region {
+                Some(region) => regions.insert(*id, region.clone()),
+                None => regions.remove(id),
+            };
+        }
+        map.regions = Some(regions);
+        map
+    }
+}
+
+/// For how long a check of the person holds (policy.md §12).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SshCheck {
+    /// Every session asks.
+    Always,
+    /// Since the last successful check.
+    For(std::time::Duration),
 }
 
 /// A policy applied to the machines of one [`World`]. Immutable; all answers are cheap or cached.
@@ -131,6 +179,12 @@ pub trait Compiled: Debug + Send + Sync + Any {
 
     /// Attributes that the policy gives a machine (policy.md §13).
     fn attributes(&self, node: NodeId) -> CapMap;
+
+    /// Whether an SSH session from `src` to `dst` as `login` needs a check of the person; `None`: no rule with a check
+    /// matches (policy.md §12).
+    fn ssh_check(&self, _src: NodeId, _dst: NodeId, _login: &str) -> Option<SshCheck> {
+        None
+    }
 }
 
 /// The policy of a network that has none: everybody reaches everybody (policy.md §3.2).

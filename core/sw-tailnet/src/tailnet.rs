@@ -107,6 +107,8 @@ pub struct Tailnet {
     pub(crate) election: Election,
     pub(crate) streams: Streams,
     pub(crate) logins: Logins,
+    /// The server's own relay map, and the same with what the policy changes in it.
+    own_derp_map: DerpMap,
     pub(crate) derp_map: DerpMap,
     pub(crate) stamp: Stamp,
     /// Machines by the stamp of their last change that peers see.
@@ -144,6 +146,7 @@ impl Tailnet {
             election: Election::default(),
             streams: Streams::default(),
             logins: Logins::default(),
+            own_derp_map: DerpMap::default(),
             derp_map: DerpMap::default(),
             stamp: 1,
             recent: BTreeMap::new(),
@@ -333,9 +336,21 @@ impl Tailnet {
 
     /// Puts a new relay map in force.
     pub fn on_derp_map(&mut self, map: DerpMap) {
-        self.derp_map = map;
-        self.stamp += 1;
-        self.streams.derp_changed(self.stamp);
+        self.own_derp_map = map;
+        self.refresh_relays();
+    }
+
+    /// Puts the server's own relay map, changed by the policy, in force.
+    fn refresh_relays(&mut self) {
+        let map = match self.rules.relays() {
+            Some(change) => change.apply(&self.own_derp_map),
+            None => self.own_derp_map.clone(),
+        };
+        if map != self.derp_map {
+            self.derp_map = map;
+            self.stamp += 1;
+            self.streams.derp_changed(self.stamp);
+        }
     }
 
     /// Notes that aspects of a machine changed, and wakes the streams that must hear of it.
@@ -441,12 +456,14 @@ impl Tailnet {
             },
         };
         self.all_unseen = true;
+        self.refresh_relays();
     }
 
     /// Installs rules that were parsed for a change of the policy.
     pub(crate) fn install_rules(&mut self, rules: Arc<dyn Rules>) {
         self.rules = rules;
         self.all_unseen = true;
+        self.refresh_relays();
     }
 
     /// Applies the policy to the world as it is, if it changed, and marks what that changes.

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use sw_store::{Seq, Store, StoreError};
 use sw_tailcfg::{DerpMap, MapRequest, RegisterRequest, RegisterResponse};
 use sw_tailnet::{
-    Change, Command, Config, Done, Ended, Entry, Facts, MapRefused, Pool, Settings, State, StreamId, Tailnet,
+    Change, Command, Config, Done, Ended, Entry, Facts, MapRefused, PolicyVersion, Pool, Settings, State,
+    StreamId, Tailnet,
 };
 use sw_types::{MachineKey, NodeId};
 use tokio::sync::{mpsc, oneshot};
@@ -81,6 +82,21 @@ impl Control {
     /// [`Failure::Storage`], [`Failure::Stopping`].
     pub async fn audit(&self, before: Option<Seq>, limit: usize) -> Result<Vec<(Seq, Entry)>, Failure> {
         self.ask(|answer| Job::Audit { before, limit, answer }).await
+    }
+
+    /// All versions of the policy that the log still holds, newest first.
+    ///
+    /// # Errors
+    /// [`Failure::Storage`], [`Failure::Stopping`].
+    pub async fn policy_versions(&self) -> Result<Vec<PolicyVersion>, Failure> {
+        const LOOKED_AT: usize = 5_000;
+        let changes = self.audit(None, LOOKED_AT).await?.into_iter().flat_map(|(_, entry)| entry.changes);
+        let mut versions: Vec<PolicyVersion> = changes
+            .filter_map(|change| if let Change::Policy(Some(version)) = change { Some(*version) } else { None })
+            .collect();
+        versions.sort_by_key(|version| std::cmp::Reverse(version.version));
+        versions.dedup_by_key(|version| version.version);
+        Ok(versions)
     }
 
     /// Writes a copy of the database to a file that does not exist yet.

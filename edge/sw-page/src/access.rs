@@ -274,17 +274,7 @@ pub(crate) async fn rollback(site: &Arc<Site>, visitor: &Visitor, form: &Fields)
 
 /// All versions that the log still holds, newest first.
 pub(crate) async fn history(site: &Site) -> Vec<PolicyVersion> {
-    const LOOKED_AT: usize = 5_000;
-    let entries = site.control.audit(None, LOOKED_AT).await.unwrap_or_default();
-    let changes = entries.into_iter().flat_map(|(_, entry)| entry.changes);
-    let versions = changes.filter_map(|change| {
-        let sw_tailnet::Change::Policy(Some(version)) = change else { return None };
-        Some(*version)
-    });
-    let mut versions: Vec<PolicyVersion> = versions.collect();
-    versions.sort_by_key(|p| std::cmp::Reverse(p.version));
-    versions.dedup_by_key(|p| p.version);
-    versions
+    site.control.policy_versions().await.unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -48,19 +48,26 @@ impl Compiled {
         found
     }
 
-    /// Returns the address ranges from which a machine with this owner and these tags gets its IPv4 address; empty
-    /// when the policy has no wish.
+    /// Returns the address ranges out of which a new machine with this owner and these tags gets its IPv4 address, in
+    /// order; empty when the policy has no wish (policy.md §13).
     #[must_use]
-    pub fn ip_pool(&self, node: NodeId) -> Vec<IpNet> {
-        let Some(node) = self.node(node) else { return Vec::new() };
-        let mut pool = Vec::new();
-        for plan in &self.plan.attrs {
-            if plan.is_all || plan.targets.iter().any(|sel| self.is_target(node, *sel)) {
-                let entry = self.plan.policy.node_attrs.get(plan.entry);
-                pool.extend(entry.into_iter().flat_map(|entry| &entry.ip_pool).map(|(_, net)| *net));
-            }
-        }
-        pool
+    pub fn ip_pool(&self, owner: Option<UserId>, tags: &[String]) -> Vec<IpNet> {
+        let is_meant = |alias: &Alias| match &alias.selector {
+            Selector::Wildcard => true,
+            Selector::Autogroup(Autogroup::Tagged) => !tags.is_empty(),
+            Selector::User(_)
+            | Selector::DomainUsers(_)
+            | Selector::Group(_)
+            | Selector::Tag(_)
+            | Selector::Autogroup(_)
+            | Selector::Range(_)
+            | Selector::Ipset(_)
+            | Selector::Service(_)
+            | Selector::Host(_) => self.is_one_of(alias, owner, tags),
+        };
+        let entries = self.plan.policy.node_attrs.iter();
+        let meant = entries.filter(|entry| entry.target.iter().any(is_meant));
+        meant.flat_map(|entry| &entry.ip_pool).map(|(_, net)| *net).collect()
     }
 
     fn is_target(&self, node: &NodeState, sel: u32) -> bool {

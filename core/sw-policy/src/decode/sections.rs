@@ -346,7 +346,7 @@ impl Decoder {
         for member in regions.unwrap_or(&[]) {
             self.derp_region(member);
         }
-        policy.derp_map = Some(value.to_json());
+        policy.derp_map = Some((value.to_json(), value.span));
     }
 
     fn derp_region(&mut self, member: &Member) {

@@ -18,6 +18,7 @@ pub(crate) async fn handle(ask: Ask<'_>) -> Answer {
         (_, ["keys", rest @ ..]) => keys::auth_keys(&ask, rest).await,
         (_, ["apikeys", rest @ ..]) => keys::api_keys(&ask, rest).await,
         (_, ["policy"]) => policy::handle(&ask).await,
+        (_, ["policy", rest @ ..]) => policy::more(&ask, rest).await,
         (_, ["settings"]) => settings::settings(&ask).await,
         (_, ["dns"]) => settings::dns(&ask).await,
         (Method::GET, ["config"]) => settings::config(&ask).await,
