@@ -52,7 +52,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("sw-web", &[]),
     ("sw-page", &["sw-control", "sw-web", "sw-tailnet", "sw-policy", "sw-tailcfg", "sw-net"]),
-    ("sw-cli", &["sw-tailcfg", "sw-policy", "sw-filter"]),
+    ("sw-cli", &["sw-tailcfg", "sw-policy", "sw-filter", "sw-net"]),
     (
         "samewire",
         &[

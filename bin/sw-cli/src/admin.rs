@@ -11,9 +11,11 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 pub use client::ClientError;
+pub(crate) use client::{Client, Remote};
+pub(crate) use verbs::policy;
 
 /// Where the server's state lies when nothing is said (architecture.md §10.1).
-const STATE: &str = "/var/lib/samewire/control";
+pub(crate) const STATE: &str = "/var/lib/samewire/control";
 
 /// What every verb takes.
 #[derive(Debug, Clone, Args)]
@@ -295,6 +297,13 @@ pub enum Policy {
     Set {
         /// HuJSON; - is standard input
         file: PathBuf,
+    },
+    /// List the versions: when, by whom
+    History,
+    /// Put an old version in force again
+    Rollback {
+        /// The version, as `history` lists it
+        version: u64,
     },
 }
 

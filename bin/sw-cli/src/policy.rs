@@ -1,20 +1,24 @@
-//! `samewire policy`: check, test, explain, compare and format policy files, without a server.
+//! `samewire policy`: check, test, explain, compare and format policies, in files or on a server.
 
 mod answer;
 mod files;
+mod source;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
+use source::Place;
+
 /// Arguments of `samewire policy`.
 #[derive(Debug, Args)]
 #[command(
-    about = "Check, test, explain and compare policy files",
-    after_help = "Examples:\n  samewire policy check policy.hujson\n  samewire policy explain --world world.json \
-                  policy.hujson laptop nas:445\n  samewire policy diff --world world.json old.hujson new.hujson\n\n\
-                  A world is a JSON file with the people and machines: {\"users\": [...], \"nodes\": [...]}"
+    about = "Check, test, explain, compare and roll back policies",
+    after_help = "Examples:\n  samewire policy explain laptop nas:445                     the server on this machine\n  \
+                  samewire policy check policy.hujson                        a file alone\n  samewire policy diff \
+                  new.hujson --server https://vpn.example.org\n  samewire policy diff --world world.json old.hujson \
+                  new.hujson\n\nA world is a JSON file with the people and machines: {\"users\": [...], \"nodes\": [...]}"
 )]
 pub struct PolicyArgs {
     #[command(subcommand)]
@@ -25,47 +29,76 @@ pub struct PolicyArgs {
 enum Verb {
     /// Say whether a policy is valid and whether its own tests hold
     Check {
-        /// The policy file
-        file: PathBuf,
+        /// The policy file; the policy in force on the server when left out
+        file: Option<PathBuf>,
         #[command(flatten)]
-        world: WorldArg,
+        place: Place,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
     /// Run the policy's own tests
     Test {
-        /// The policy file
-        file: PathBuf,
+        /// The policy file; the policy in force on the server when left out
+        file: Option<PathBuf>,
         #[command(flatten)]
-        world: WorldArg,
+        place: Place,
     },
     /// Say whether one machine may reach another, by which rule, and through what it matches
+    #[command(override_usage = "samewire policy explain [OPTIONS] [FILE] <SRC> <DST[:PORT]>")]
     Explain {
-        /// The policy file
-        file: PathBuf,
-        /// Who: a machine, an address, or a word of the policy such as tag:web
-        src: String,
-        /// To what, with or without a port: DST or DST:PORT
-        dst: String,
+        /// The policy file (the policy in force on the server when left out); who: a machine, an address, or a word of
+        /// the policy such as tag:web; to what, with or without a port
+        #[arg(num_args = 2..=3, required = true, value_names = ["FILE_OR_SRC", "SRC_OR_DST", "DST"])]
+        words: Vec<String>,
         /// The protocol by name or number; TCP, UDP and ICMP when left out
         #[arg(long)]
         proto: Option<String>,
         #[command(flatten)]
-        world: WorldArg,
+        place: Place,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
     /// Say who gains and who loses what when one policy replaces another
+    #[command(override_usage = "samewire policy diff [OPTIONS] [OLD] <NEW>")]
     Diff {
-        /// The policy in force
-        old: PathBuf,
-        /// The policy to come
-        new: PathBuf,
+        /// The policy to be replaced (the policy in force on the server when left out), and the policy to come
+        #[arg(num_args = 1..=2, required = true, value_names = ["OLD_OR_NEW", "NEW"])]
+        files: Vec<PathBuf>,
         #[command(flatten)]
-        world: WorldArg,
+        place: Place,
         /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the policy in force on the server
+    Get {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Put a file in force on the server
+    Set {
+        /// The policy file; - is standard input
+        file: PathBuf,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// List the versions that the server keeps: when, by whom
+    History {
+        #[command(flatten)]
+        place: Place,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Put an old version in force again
+    Rollback {
+        /// The version, as `history` lists it
+        version: u64,
+        #[command(flatten)]
+        place: Place,
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
@@ -91,24 +124,19 @@ enum Verb {
     },
 }
 
-#[derive(Debug, Args)]
-struct WorldArg {
-    /// JSON file with the people and machines the policy applies to
-    #[arg(long = "world", value_name = "FILE")]
-    path: Option<PathBuf>,
-}
-
 /// Runs a verb of `samewire policy`.
 #[must_use]
 pub fn run(args: PolicyArgs) -> ExitCode {
+    use crate::admin::Policy;
     let done = match args.verb {
-        Verb::Check { file, world, json } => files::check(&file, world.path.as_deref(), json),
-        Verb::Test { file, world } => files::test(&file, world.path.as_deref()),
-        Verb::Explain { file, src, dst, proto, world, json } => {
-            let asked = files::Asked { src: &src, dst: &dst, proto: proto.as_deref(), json };
-            files::explain(&file, world.path.as_deref(), &asked)
-        }
-        Verb::Diff { old, new, world, json } => files::diff(&old, &new, world.path.as_deref(), json),
+        Verb::Check { file, place, json } => files::check(file.as_deref(), &place, json),
+        Verb::Test { file, place } => files::test(file.as_deref(), &place),
+        Verb::Explain { words, proto, place, json } => files::explain(&words, proto.as_deref(), &place, json),
+        Verb::Diff { files, place, json } => files::diff(&files, &place, json),
+        Verb::Get { place } => place.do_on_server(false, &Policy::Get),
+        Verb::Set { file, place } => place.do_on_server(false, &Policy::Set { file }),
+        Verb::History { place, json } => place.do_on_server(json, &Policy::History),
+        Verb::Rollback { version, place, json } => place.do_on_server(json, &Policy::Rollback { version }),
         Verb::Fmt { file, check, stdout } => files::fmt(&file, check, stdout),
         Verb::Compile { jsonl: true, .. } => return answer::lines(),
         Verb::Compile { .. } => return answer::document(),

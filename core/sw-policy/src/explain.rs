@@ -83,10 +83,16 @@ pub struct RuleView {
     pub to: Option<String>,
 }
 
-/// A side of the question that names nothing.
+/// A side of the question that cannot be looked at.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("nothing is called {0:?}")]
-pub struct Unknown(pub String);
+pub enum Unknown {
+    /// No machine and no word of the policy.
+    #[error("nothing is called {0:?}")]
+    Name(String),
+    /// A person, tag or group without machines.
+    #[error("{0:?} has no machine in this network")]
+    NoMachine(String),
+}
 
 /// Machines of one side that are looked at; a word for more is answered for the first of them.
 const MACHINES_MAX: usize = 100;
@@ -118,13 +124,23 @@ pub fn explain(compiled: &Compiled, world: &World, question: &Question<'_>) -> R
     let explainer = Explainer { compiled, world, traffic };
     let mut parts: Vec<Part> = Vec::new();
     for (from, sources) in &src.members {
+        let mut of_one: Vec<Part> = Vec::new();
         for (to, destinations) in &dst.members {
             // Two words for one machine ask about others, unless nothing else was asked.
             if from == to && src.members.len() + dst.members.len() > 2 {
                 continue;
             }
             for part in explainer.pair((from, sources), (to, destinations)) {
-                join(&mut parts, part);
+                match of_one.iter_mut().find(|known| known.is_like(&part)) {
+                    Some(known) => known.to.extend(part.to),
+                    None => of_one.push(part),
+                }
+            }
+        }
+        for part in of_one {
+            match parts.iter_mut().find(|known| known.is_like(&part) && known.to == part.to) {
+                Some(known) => known.from.extend(part.from),
+                None => parts.push(part),
             }
         }
     }
@@ -143,43 +159,30 @@ fn is_zero(number: &usize) -> bool {
     *number == 0
 }
 
-/// Adds a part to those which say the same of other machines.
-fn join(parts: &mut Vec<Part>, part: Part) {
-    let rule = |part: &Part| part.rule.as_ref().map(|rule| (rule.line, rule.section));
-    let is_same = |known: &&mut Part| {
-        (known.allowed, known.only, rule(known), &known.why) == (part.allowed, part.only, rule(&part), &part.why)
-            && (known.from == part.from || known.to == part.to || !known.allowed)
-    };
-    let Some(known) = parts.iter_mut().find(is_same) else {
-        parts.push(part);
-        return;
-    };
-    for (list, more) in [(&mut known.from, part.from), (&mut known.to, part.to)] {
-        for name in more {
-            if !list.contains(&name) {
-                list.push(name);
-            }
-        }
-    }
-}
-
 fn side(compiled: &Compiled, world: &World, written: &str) -> Result<Side, Unknown> {
     let one = |node: &Node| (node.name.clone(), compiled.machine(node.id));
     let by_name = world.nodes.values().find(|node| node.name.eq_ignore_ascii_case(written));
     if let Some(node) = by_name {
         return Ok(Side { name: node.name.clone(), members: vec![one(node)], left_out: 0 });
     }
-    let unknown = || Unknown(written.to_owned());
+    let unknown = || Unknown::Name(written.to_owned());
     let selector = Selector::parse(written).map_err(|_| unknown())?;
-    let endpoints = compiled.resolve(&selector).filter(|found| !found.is_empty()).ok_or_else(unknown)?;
+    let endpoints = compiled.resolve(&selector).ok_or_else(unknown)?;
+    if endpoints.is_empty() {
+        return Err(Unknown::NoMachine(written.to_owned()));
+    }
     if let (Selector::Range(_) | Selector::Host(_), [single]) = (&selector, endpoints.as_slice()) {
         // An address asks for its own family alone.
         let node = single.node.and_then(|id| world.nodes.get(&id));
         let name = node.map_or_else(|| written.to_owned(), |node| format!("{written} ({})", node.name));
         return Ok(Side { name: name.clone(), members: vec![(name, endpoints)], left_out: 0 });
     }
-    let mut members: Vec<(String, Vec<Endpoint>)> =
-        world.nodes.values().filter(|node| compiled.machine_is(node.id, &selector)).map(|node| one(node)).collect();
+    let mut members: Vec<(String, Vec<Endpoint>)> = world
+        .nodes
+        .values()
+        .filter(|node| compiled.machine_is(node.id, &selector))
+        .map(|node| one(node))
+        .collect();
     if members.is_empty() {
         members = endpoints.iter().map(|endpoint| (endpoint.range.to_string(), vec![*endpoint])).collect();
     }
@@ -241,9 +244,13 @@ impl Explainer<'_> {
         let why = match &nearest {
             None => "no rule names either side".to_owned(),
             Some((Miss::Posture, at, pair)) => self.posture_words(*at, pair.0),
-            Some((Miss::Ports, at, _)) => format!("no rule matches; the nearest allows {}", self.ports_of(*at)),
+            Some((Miss::Ports, at, _)) => {
+                format!("no rule matches; the nearest allows {}", self.ports_of(*at))
+            }
             Some((Miss::Source, _, _)) => "no rule matches; the nearest has other sources".to_owned(),
-            Some((Miss::Destination, _, _)) => "no rule matches; the nearest has other destinations".to_owned(),
+            Some((Miss::Destination, _, _)) => {
+                "no rule matches; the nearest has other destinations".to_owned()
+            }
         };
         // A grant does not help where a machine fails a posture.
         let is_posture = matches!(nearest, Some((Miss::Posture, ..)));
@@ -461,6 +468,18 @@ fn listed(names: &[String]) -> String {
 }
 
 impl Part {
+    /// Reports whether the same rule decides in the same way.
+    fn is_like(&self, other: &Self) -> bool {
+        let key = |part: &Self| {
+            (
+                part.allowed,
+                part.only,
+                part.rule.as_ref().map(|rule| (rule.section, rule.line, rule.text.clone())),
+            )
+        };
+        key(self) == key(other) && self.why == other.why
+    }
+
     fn print(&self, out: &mut String) {
         if let Some(why) = &self.why {
             let _ = writeln!(out, "  why   {why}");
@@ -493,5 +512,109 @@ pub fn split_target(written: &str) -> (String, Option<u16>) {
     match split {
         Some((dst, port)) => (dst.trim_start_matches('[').trim_end_matches(']').to_owned(), Some(port)),
         None => (written.to_owned(), None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::check::Context;
+    use crate::conform::WorldInput;
+    use crate::model::Policy;
+
+    const WORLD: &str = r#"{
+        "users": [{"id": 1, "name": "ada", "email": "ada@x.io", "groups": ["eng"]}, {"id": 2, "name": "ben", "email": "ben@x.io"}],
+        "nodes": [
+            {"id": 1, "name": "laptop", "user": 1, "ipv4": "100.64.0.1", "ipv6": "fd7a:115c:a1e0::1", "posture": {"node:os": "linux"}},
+            {"id": 2, "name": "phone", "user": 1, "ipv4": "100.64.0.2", "ipv6": "fd7a:115c:a1e0::2", "posture": {"node:os": "ios"}},
+            {"id": 3, "name": "desk", "user": 2, "ipv4": "100.64.0.3", "ipv6": "fd7a:115c:a1e0::3"},
+            {"id": 4, "name": "web1", "tags": ["tag:web"], "ipv4": "100.64.0.4", "ipv6": "fd7a:115c:a1e0::4"},
+            {"id": 5, "name": "web2", "tags": ["tag:web"], "ipv4": "100.64.0.5", "ipv6": "fd7a:115c:a1e0::5"},
+            {"id": 6, "name": "nas", "tags": ["tag:nas"], "ipv4": "100.64.0.6", "ipv6": "fd7a:115c:a1e0::6"}]}"#;
+
+    const POLICY: &str = r#"{
+  "groups": {"group:all": ["ada@x.io", "ben@x.io"]},
+  "tagOwners": {"tag:web": [], "tag:nas": []},
+  "hosts": {"store": "100.64.0.6"},
+  "postures": {"posture:desk": ["node:os == 'linux'"]},
+  "grants": [
+    {"src": ["ada@x.io"], "dst": ["tag:web"], "ip": ["tcp:443"]},
+    {"src": ["group:all"], "dst": ["tag:nas"], "ip": ["445"], "srcPosture": ["posture:desk"]},
+    {"src": ["group:eng@x.io"], "dst": ["store"], "ip": ["22"]},
+  ],
+}"#;
+
+    fn answer(src: &str, dst: &str, port: u16) -> Result<String, Unknown> {
+        let input: WorldInput = serde_json::from_str(WORLD).unwrap();
+        let world = input.network().world;
+        let policy = Policy::parse(POLICY, Context { world: &world, domains: None }).unwrap();
+        let compiled = Compiled::new(&Arc::new(policy), &world);
+        let question = Question { src, dst, port: Some(port), protocol: None };
+        explain(&compiled, &world, &question).map(|answer| answer.text())
+    }
+
+    #[test]
+    fn a_word_for_several_machines_is_answered_for_each() {
+        assert_eq!(
+            answer("group:all", "tag:web", 443).unwrap(),
+            r#"group:all (3 machines) to tag:web (2 machines), port 443: partly allowed.
+
+  yes   laptop, phone to web1, web2
+  rule  line 7, grants: {"src": ["ada@x.io"], "dst": ["tag:web"], "ip": ["tcp:443"]}
+  from  ada@x.io, who owns laptop
+  to    tag:web, which web1 carries
+
+  no    desk to web1, web2
+  why   no rule matches; the nearest has other sources
+  near  line 7, grants: {"src": ["ada@x.io"], "dst": ["tag:web"], "ip": ["tcp:443"]}
+  to    tag:web, which web1 carries
+  fix   add to "grants": {"src": ["ben@x.io"], "dst": ["tag:web"], "ip": ["443"]}
+"#
+        );
+    }
+
+    #[test]
+    fn a_posture_that_is_not_met_is_said() {
+        let text = answer("phone", "nas", 445).unwrap();
+        let why = "  why   the rule wants a posture that phone does not meet: node:os == 'linux' (it has \"ios\")\n";
+        assert!(text.contains(why), "{text}");
+        assert!(!text.contains("fix"), "a grant would not help: {text}");
+        let text = answer("desk", "nas", 445).unwrap();
+        assert!(text.contains("desk does not meet: node:os == 'linux' (it has none)"), "{text}");
+    }
+
+    #[test]
+    fn families_that_differ_and_groups_of_the_provider_are_said() {
+        assert_eq!(
+            answer("laptop", "nas", 22).unwrap(),
+            r#"laptop to nas, port 22: partly allowed.
+
+  yes   laptop to nas, IPv4 alone
+  rule  line 9, grants: {"src": ["group:eng@x.io"], "dst": ["store"], "ip": ["22"]}
+  from  group:eng@x.io, whose member ada@x.io owns laptop
+  to    store, which "hosts" says is 100.64.0.6
+
+  no    laptop to nas, IPv6 alone
+  why   no rule matches; the nearest allows port 445
+  near  line 8, grants: {"src": ["group:all"], "dst": ["tag:nas"], "ip": ["445"], "srcPosture": ["posture:desk"]}
+  from  group:all, whose member ada@x.io owns laptop
+  to    tag:nas, which nas carries
+  fix   add to "grants": {"src": ["ada@x.io"], "dst": ["tag:nas"], "ip": ["22"]}
+"#
+        );
+        assert!(answer("laptop", "fd7a:115c:a1e0::6", 22).unwrap().contains("port 22: denied."));
+        assert!(answer("100.64.0.1", "100.64.0.6", 22).unwrap().contains("port 22: allowed."));
+    }
+
+    #[test]
+    fn what_names_no_machine_is_no_answer() {
+        assert_eq!(answer("lap", "nas", 22), Err(Unknown::Name("lap".to_owned())));
+        assert_eq!(answer("cleo@x.io", "nas", 22), Err(Unknown::NoMachine("cleo@x.io".to_owned())));
+        assert_eq!(
+            answer("laptop", "autogroup:owner", 22),
+            Err(Unknown::NoMachine("autogroup:owner".to_owned()))
+        );
     }
 }

@@ -104,9 +104,9 @@ impl Runner<'_> {
         let mut allowing = None;
         for source in sources {
             let reached = match &target {
-                Target::Fixed(endpoints) => endpoints.iter().find_map(|dst| {
-                    self.compiled.first_allowing(*source, *dst, traffic, attributes)
-                }),
+                Target::Fixed(endpoints) => endpoints
+                    .iter()
+                    .find_map(|dst| self.compiled.first_allowing(*source, *dst, traffic, attributes)),
                 Target::OwnMachines => {
                     let Some(own) =
                         source.node.map(|id| self.compiled.siblings(id)).filter(|own| !own.is_empty())

@@ -112,7 +112,10 @@ mod tests {
         assert_eq!(first(&[]), Some(hosts[0]));
         assert_eq!(first(&hosts[..2]), Some(hosts[2]));
         assert_eq!(first(&hosts), None);
-        assert_eq!(first_free_in("100.80.0.9/32".parse().unwrap(), |_| false), Some(Ipv4Addr::new(100, 80, 0, 9)));
+        assert_eq!(
+            first_free_in("100.80.0.9/32".parse().unwrap(), |_| false),
+            Some(Ipv4Addr::new(100, 80, 0, 9))
+        );
     }
 
     #[test]

@@ -13,9 +13,7 @@ use sw_tailcfg::{
 use sw_types::{NodeId, UserId};
 
 use crate::record::{Role, User};
-use crate::rules::{
-    Class, Compiled, Engine, NodeFacts, PolicyError, RelayChange, Rules, SshCheck, World,
-};
+use crate::rules::{Class, Compiled, Engine, NodeFacts, PolicyError, RelayChange, Rules, SshCheck, World};
 
 /// Policies as Tailscale writes them, compiled by `sw-policy`.
 #[derive(Debug, Clone)]
@@ -70,6 +68,7 @@ fn refused(rejection: &engine::Rejection) -> PolicyError {
         kind: rejection.kind().name().to_owned(),
         message: rejection.message(),
         at: at.map(|at| (number(at.line), number(at.column))),
+        report: rejection.report(),
     }
 }
 
@@ -80,6 +79,7 @@ fn relays(policy: &engine::Policy) -> Result<Option<RelayChange>, PolicyError> {
         kind: engine::Kind::TypeMismatch.name().to_owned(),
         message: format!("line {}, column {}: derpMap: {what}", at.line, at.column),
         at: Some((number(at.line), number(at.column))),
+        report: String::new(),
     };
     let mut change = RelayChange::default();
     let members = map.as_object().into_iter().flatten();
@@ -437,10 +437,12 @@ mod tests {
         assert_eq!(compiled.ssh_check(NodeId(1), NodeId(3), "ada"), None);
         assert_eq!(compiled.ssh_check(NodeId(2), NodeId(3), "root"), None);
 
-        let own: sw_tailcfg::DerpMap =
-            serde_json::from_str(r#"{"Regions": {"7": {"RegionID": 7, "Nodes": []}, "8": {"RegionID": 8, "Nodes": []}}}"#)
-                .unwrap();
-        let regions: Vec<u32> = rules.relays().unwrap().apply(&own).regions.unwrap().keys().map(|id| id.0).collect();
+        let own: sw_tailcfg::DerpMap = serde_json::from_str(
+            r#"{"Regions": {"7": {"RegionID": 7, "Nodes": []}, "8": {"RegionID": 8, "Nodes": []}}}"#,
+        )
+        .unwrap();
+        let regions: Vec<u32> =
+            rules.relays().unwrap().apply(&own).regions.unwrap().keys().map(|id| id.0).collect();
         assert_eq!(regions, [900]);
 
         let wrong = text.replace("\"Nodes\": []", "\"Nodes\": [{\"DERPPort\": \"x\"}]");

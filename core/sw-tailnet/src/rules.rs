@@ -89,6 +89,8 @@ pub struct PolicyError {
     pub message: String,
     /// Line and column of the fault, both from 1.
     pub at: Option<(u32, u32)>,
+    /// Each mistake with its line of the text and what to write instead; empty when there is no such place.
+    pub report: String,
 }
 
 /// A valid policy, not yet applied to machines.
@@ -198,6 +200,7 @@ impl Engine for AllowAll {
             kind: "no_engine".to_owned(),
             message: "this server was built without a policy engine".to_owned(),
             at: None,
+            report: String::new(),
         })
     }
 }

@@ -44,7 +44,12 @@ impl Engine for Parity {
             "same" => Ok(Arc::new(Rule::Same)),
             "owner" => Ok(Arc::new(Rule::Owner)),
             "none" => Ok(Arc::new(Rule::None)),
-            _ => Err(PolicyError { kind: "test".to_owned(), message: "no rule".to_owned(), at: None }),
+            _ => Err(PolicyError {
+                kind: "test".to_owned(),
+                message: "no rule".to_owned(),
+                at: None,
+                report: String::new(),
+            }),
         }
     }
 }

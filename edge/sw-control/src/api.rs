@@ -107,7 +107,8 @@ impl From<Failure> for Problem {
             Failure::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         };
         let errors = match &failure {
-            Failure::Refused(Refusal::Policy(error)) => vec![error.to_string()],
+            Failure::Refused(Refusal::Policy(error)) if error.report.is_empty() => vec![error.to_string()],
+            Failure::Refused(Refusal::Policy(error)) => vec![error.report.clone()],
             Failure::Refused(_) | Failure::Storage(_) | Failure::Stopping => Vec::new(),
         };
         Self { status, message: failure.to_string(), errors }

@@ -92,7 +92,9 @@ impl Control {
         const LOOKED_AT: usize = 5_000;
         let changes = self.audit(None, LOOKED_AT).await?.into_iter().flat_map(|(_, entry)| entry.changes);
         let mut versions: Vec<PolicyVersion> = changes
-            .filter_map(|change| if let Change::Policy(Some(version)) = change { Some(*version) } else { None })
+            .filter_map(
+                |change| if let Change::Policy(Some(version)) = change { Some(*version) } else { None },
+            )
             .collect();
         versions.sort_by_key(|version| std::cmp::Reverse(version.version));
         versions.dedup_by_key(|version| version.version);

@@ -24,6 +24,14 @@ impl CertHash {
         Self(Sha256::digest(der).into())
     }
 
+    /// Reads 64 hex digits.
+    #[must_use]
+    pub fn parse(digits: &str) -> Option<Self> {
+        let mut hash = [0; 32];
+        hex::decode_to_slice(digits, &mut hash).ok()?;
+        Some(Self(hash))
+    }
+
     /// The form that stands in `CertName` of a DERP map: `sha256-raw:` and 64 hex digits.
     #[must_use]
     pub fn cert_name(&self) -> String {

@@ -18,7 +18,7 @@ pub(crate) async fn run(common: &Common, command: &AdminCommand) -> Result<u8, C
         AdminCommand::Keys(verb) => keys(&client, common, verb).await?,
         AdminCommand::Apikeys(verb) => api_keys(&client, common, verb).await?,
         AdminCommand::Routes(verb) => routes(&client, common, verb).await?,
-        AdminCommand::Policy(verb) => policy(&client, verb).await?,
+        AdminCommand::Policy(verb) => policy(&client, common.json, verb).await?,
         AdminCommand::Dns(verb) => dns(&client, verb).await?,
         AdminCommand::Settings { changes } => settings(&client, changes).await?,
         AdminCommand::Audit { limit } => {
@@ -259,12 +259,36 @@ async fn routes(client: &Client<'_>, common: &Common, verb: &Routes) -> Result<(
     Ok(())
 }
 
-async fn policy(client: &Client<'_>, verb: &Policy) -> Result<(), ClientError> {
+pub(crate) async fn policy(client: &Client<'_>, as_json: bool, verb: &Policy) -> Result<(), ClientError> {
     match verb {
         Policy::Get => render::line(&client.text(Method::GET, "policy", String::new()).await?),
         Policy::Set { file } => {
             client.text(Method::PUT, "policy", read(file)?).await?;
             render::line("the policy is in force.");
+        }
+        Policy::History => {
+            let versions = client.get("policy/history").await?;
+            let columns = [
+                ("VERSION", "version"),
+                ("WHEN", "at"),
+                ("WHO", "author"),
+                ("LINES", "lines"),
+                ("IN FORCE", "inForce"),
+            ];
+            if as_json {
+                render::json(&versions);
+            } else {
+                table(&versions, &columns);
+            }
+        }
+        Policy::Rollback { version } => {
+            let done = client.post("policy/rollback", json!({ "version": version })).await?;
+            if as_json {
+                render::json(&done);
+            } else {
+                let now = done.get("version").map_or_else(String::new, show);
+                render::line(&format!("version {version} is in force again, as version {now}."));
+            }
         }
     }
     Ok(())

@@ -1,111 +1,48 @@
-//! The verbs that work on policy files.
+//! The verbs that work on policy texts.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use sw_policy::conform::{Network, WorldInput};
-use sw_policy::explain::{Question, explain as explain_one, split_target};
+use sw_policy::conform::Network;
+use sw_policy::explain::{Question, Verdict, explain as explain_one, split_target};
 use sw_policy::{
     Compiled, Context, Policy, Rejection, diff as compare, hujson, parse_protocol, policy_tests,
 };
 
-/// Why a verb did not do its work: a message for people and an exit code.
-pub(super) struct Failure {
-    what: String,
-    why: Option<String>,
-    fix: Option<String>,
-    code: u8,
-}
-
-impl Failure {
-    fn wrong(what: impl Into<String>, why: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { what: what.into(), why: Some(why.into()), fix: Some(fix.into()), code: 2 }
-    }
-
-    /// Prints it on standard error.
-    #[expect(clippy::print_stderr, reason = "the words of a failure")]
-    pub(super) fn report(self) -> ExitCode {
-        eprintln!("error: {}", self.what);
-        if let Some(why) = self.why {
-            eprintln!("  why: {why}");
-        }
-        if let Some(fix) = self.fix {
-            eprintln!("  fix: {fix}");
-        }
-        ExitCode::from(self.code)
-    }
-}
-
-type Done = Result<ExitCode, Failure>;
-
-/// What `explain` is asked.
-pub(super) struct Asked<'a> {
-    pub(super) src: &'a str,
-    pub(super) dst: &'a str,
-    pub(super) proto: Option<&'a str>,
-    pub(super) json: bool,
-}
-
-/// Why a policy file is of no use.
-enum Refused {
-    File(Failure),
-    Policy(Rejection),
-}
+use super::source::{Done, Failure, Loaded, Place, read};
 
 #[expect(clippy::print_stdout, reason = "the answer of the command")]
 fn say(text: &str) {
     print!("{text}");
 }
 
-fn read(path: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(path).map_err(|error| {
-        let what = format!("the file {:?} cannot be read.", path.display().to_string());
-        Failure::wrong(what, error.to_string(), "check the name and the rights of the file")
-    })
+fn parse(loaded: &Loaded, network: &Network) -> Result<Policy, Rejection> {
+    Policy::parse(&loaded.text, Context { world: &network.world, domains: None })
 }
 
-fn world(path: Option<&Path>) -> Result<Network, Failure> {
-    let Some(path) = path else { return Ok(Network::default()) };
-    let input: WorldInput = serde_json::from_str(&read(path)?).map_err(|error| {
-        let what = format!("the file {:?} is not a world.", path.display().to_string());
-        let fix = "write {\"users\": [{\"id\": 1, \"name\": ...}], \"nodes\": [{\"id\": 1, \"name\": ..., \
-                   \"user\": 1, \"ipv4\": ...}]}";
-        Failure::wrong(what, error.to_string(), fix)
-    })?;
-    Ok(input.network())
+fn compile(loaded: &Loaded, network: &Network) -> Result<Compiled, Failure> {
+    let policy = parse(loaded, network).map_err(|rejection| refusal(&loaded.name, &rejection))?;
+    Ok(Compiled::new(&Arc::new(policy), &network.world))
 }
 
-fn parse(path: &Path, network: &Network) -> Result<(String, Policy), Refused> {
-    let text = read(path).map_err(Refused::File)?;
-    let policy =
-        Policy::parse(&text, Context { world: &network.world, domains: None }).map_err(Refused::Policy)?;
-    Ok((text, policy))
-}
-
-fn compile(path: &Path, network: &Network) -> Result<Compiled, Failure> {
-    match parse(path, network) {
-        Ok((_, policy)) => Ok(Compiled::new(&Arc::new(policy), &network.world)),
-        Err(Refused::File(failure)) => Err(failure),
-        Err(Refused::Policy(rejection)) => Err(refusal(path, &rejection)),
-    }
-}
-
-fn refusal(path: &Path, rejection: &Rejection) -> Failure {
-    let what = format!("the policy {:?} is not valid.", path.display().to_string());
+fn refusal(name: &str, rejection: &Rejection) -> Failure {
+    let what = format!("the policy {name:?} is not valid.");
     let why = rejection.message().replace('\n', "\n       ");
-    let fix = format!("samewire policy check {} shows each place and what to write", path.display());
+    let fix = format!("samewire policy check {name} shows each place and what to write");
     Failure { what, why: Some(why), fix: Some(fix), code: 1 }
 }
 
 /// Says whether a policy is valid and its tests hold.
-pub(super) fn check(path: &Path, world_path: Option<&Path>, json: bool) -> Done {
-    let network = world(world_path)?;
-    let rejection = match parse(path, &network) {
-        Err(Refused::File(failure)) => return Err(failure),
-        Err(Refused::Policy(rejection)) => Some(rejection),
-        Ok((text, policy)) if world_path.is_some() => {
-            failed_tests(&text, &Compiled::new(&Arc::new(policy), &network.world))
+pub(super) fn check(file: Option<&Path>, place: &Place, json: bool) -> Done {
+    let loaded = place.policy(file)?;
+    let network = place.network(file.is_some())?;
+    let has_world = network.is_some();
+    let network = network.unwrap_or_default();
+    let rejection = match parse(&loaded, &network) {
+        Err(rejection) => Some(rejection),
+        Ok(policy) if has_world => {
+            failed_tests(&loaded.text, &Compiled::new(&Arc::new(policy), &network.world))
         }
         Ok(_) => None,
     };
@@ -113,8 +50,10 @@ pub(super) fn check(path: &Path, world_path: Option<&Path>, json: bool) -> Done 
         say(&format!("{}\n", check_json(rejection.as_ref())));
     } else {
         match &rejection {
-            None if world_path.is_some() => say("The policy is valid, and its tests hold.\n"),
-            None => say("The policy is valid. Its tests need --world FILE.\n"),
+            None if has_world => say("The policy is valid, and its tests hold.\n"),
+            None => say(
+                "The policy is valid. Its tests need machines: --world FILE, --state DIR or --server URL.\n",
+            ),
             Some(rejection) => say(&rejection.report()),
         }
     }
@@ -141,15 +80,15 @@ fn check_json(rejection: Option<&Rejection>) -> serde_json::Value {
 }
 
 /// Runs the policy's own tests.
-pub(super) fn test(path: &Path, world_path: Option<&Path>) -> Done {
-    let network = world(world_path)?;
-    let compiled = compile(path, &network)?;
-    let text = compiled.policy().text().to_owned();
+pub(super) fn test(file: Option<&Path>, place: &Place) -> Done {
+    let loaded = place.policy(file)?;
+    let network = place.network(file.is_some())?.unwrap_or_default();
+    let compiled = compile(&loaded, &network)?;
     if !compiled.policy().has_tests() {
         say("The policy has no tests.\n");
         return Ok(ExitCode::SUCCESS);
     }
-    match failed_tests(&text, &compiled) {
+    match failed_tests(&loaded.text, &compiled) {
         None => {
             say("All tests hold.\n");
             Ok(ExitCode::SUCCESS)
@@ -161,36 +100,57 @@ pub(super) fn test(path: &Path, world_path: Option<&Path>) -> Done {
     }
 }
 
-/// Says why one machine may reach another, or why not.
-pub(super) fn explain(path: &Path, world_path: Option<&Path>, asked: &Asked<'_>) -> Done {
-    let network = world(world_path)?;
-    let compiled = compile(path, &network)?;
-    let (dst, port) = split_target(asked.dst);
-    let protocol = asked.proto.map(parse_protocol).transpose().map_err(|why| {
+/// Says why one machine may reach another, or why not. `words` are `[FILE] SRC DST`.
+pub(super) fn explain(words: &[String], proto: Option<&str>, place: &Place, json: bool) -> Done {
+    let (file, src, dst) = match words {
+        [file, src, dst] => (Some(Path::new(file)), src, dst),
+        [src, dst] => (None, src, dst),
+        _ => {
+            return Err(Failure::wrong(
+                "two words are needed.",
+                "SRC and DST",
+                "samewire policy explain laptop nas:445",
+            ));
+        }
+    };
+    let loaded = place.policy(file)?;
+    let network = place.network(file.is_some())?.unwrap_or_default();
+    let compiled = compile(&loaded, &network)?;
+    let (dst, port) = split_target(dst);
+    let protocol = proto.map(parse_protocol).transpose().map_err(|why| {
         Failure::wrong("the protocol is not known.", why, "write tcp, udp, icmp, sctp or a number")
     })?;
-    let question = Question { src: asked.src, dst: &dst, port, protocol };
+    let question = Question { src, dst: &dst, port, protocol };
     let answer = explain_one(&compiled, &network.world, &question).map_err(|unknown| {
-        let fix =
-            "name a machine, an address or a word of the policy; --world FILE says which machines there are";
+        let fix = "name a machine, an address or a word of the policy; samewire control nodes list, or the file of \
+                   --world, says which machines there are";
         Failure { what: format!("{unknown}."), why: None, fix: Some(fix.to_owned()), code: 1 }
     })?;
-    if asked.json {
+    if json {
         say(&format!("{}\n", serde_json::to_value(&answer).unwrap_or_default()));
     } else {
         say(&answer.text());
     }
-    Ok(if answer.allowed { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(if answer.verdict == Verdict::Allowed { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-/// Says who gains and who loses what.
-pub(super) fn diff(old: &Path, new: &Path, world_path: Option<&Path>, json: bool) -> Done {
-    let network = world(world_path)?;
+/// Says who gains and who loses what. `files` are `[OLD] NEW`.
+pub(super) fn diff(files: &[PathBuf], place: &Place, json: bool) -> Done {
+    let (old, new) = match files {
+        [old, new] => (Some(old.as_path()), new),
+        [new] => (None, new),
+        _ => {
+            return Err(Failure::wrong("a policy file is missing.", "NEW", "samewire policy diff new.hujson"));
+        }
+    };
+    let network = place.network(old.is_some())?.unwrap_or_default();
     if network.world.nodes.is_empty() {
         let fix = "samewire policy diff --world world.json OLD NEW";
-        return Err(Failure::wrong("there are no machines to compare.", "no --world FILE was given", fix));
+        let why = "the network has none, or neither --world, --state nor --server was given";
+        return Err(Failure::wrong("there are no machines to compare.", why, fix));
     }
-    let (old, new) = (compile(old, &network)?, compile(new, &network)?);
+    let (old, new) = (place.policy(old)?, place.policy(Some(new))?);
+    let (old, new) = (compile(&old, &network)?, compile(&new, &network)?);
     let changes = compare::diff(&old, &new, &network.world);
     if json {
         say(&format!("{}\n", serde_json::json!({ "changes": changes })));
@@ -203,8 +163,8 @@ pub(super) fn diff(old: &Path, new: &Path, world_path: Option<&Path>, json: bool
 /// Lays a policy file out anew.
 pub(super) fn fmt(path: &Path, check: bool, stdout: bool) -> Done {
     let text = read(path)?;
-    let laid_out =
-        hujson::format(&text).map_err(|problems| refusal(path, &Rejection::new(&text, problems)))?;
+    let laid_out = hujson::format(&text)
+        .map_err(|problems| refusal(&path.display().to_string(), &Rejection::new(&text, problems)))?;
     if stdout {
         say(&laid_out);
         return Ok(ExitCode::SUCCESS);
