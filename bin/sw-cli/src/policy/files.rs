@@ -140,7 +140,11 @@ pub(super) fn diff(files: &[PathBuf], place: &Place, json: bool) -> Done {
         [old, new] => (Some(old.as_path()), new),
         [new] => (None, new),
         _ => {
-            return Err(Failure::wrong("a policy file is missing.", "NEW", "samewire policy diff new.hujson"));
+            return Err(Failure::wrong(
+                "a policy file is missing.",
+                "NEW",
+                "samewire policy diff new.hujson",
+            ));
         }
     };
     let network = place.network(old.is_some())?.unwrap_or_default();
