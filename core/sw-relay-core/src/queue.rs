@@ -170,6 +170,13 @@ impl SendQueue {
         self.data.is_empty() && self.disco.is_empty()
     }
 
+    /// Packets and bytes that wait, disco first: what is lost when the client goes.
+    #[must_use]
+    pub fn waiting(&self) -> [(u64, u64); 2] {
+        let packets = self.data.iter().map(|chunk| u64::from(chunk.packets)).sum();
+        [(self.disco_packets.into(), self.disco_bytes as u64), (packets, self.data_bytes as u64)]
+    }
+
     /// Bytes that wait.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -17,6 +17,10 @@ pub struct LinkId(pub u32);
 /// Sources of which one connection hears when they go; further ones it does not hear of.
 const SUBSCRIPTIONS_MAX: usize = 4096;
 
+/// How often the active connection of a key changes before that is a fight: a machine that connects anew may be heard
+/// on its old connection once or twice.
+const FIGHT_SWITCHES: u8 = 8;
+
 /// A client that has proven its key.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
@@ -66,6 +70,13 @@ pub enum Output {
         conn: ConnId,
         /// Whether.
         is_shared: bool,
+    },
+    /// Several machines use the key of the connection and take its packets from each other, or no longer do.
+    Fight {
+        /// Which.
+        conn: ConnId,
+        /// Whether.
+        is_fighting: bool,
     },
     /// Tell `to` that `peer` is gone.
     PeerGone {
@@ -134,6 +145,8 @@ pub struct Registry {
     link_keys: BTreeMap<LinkId, BTreeSet<NodeKey>>,
     /// Who received packets of a key.
     subscribers: HashMap<NodeKey, BTreeSet<ConnId>>,
+    /// How often the active connection changed, for keys with several.
+    switches: HashMap<NodeKey, u8>,
     duplicate_keys: usize,
     duplicate_connections: usize,
     outputs: VecDeque<Output>,
@@ -177,6 +190,9 @@ impl Registry {
                 self.duplicate_connections += 1;
             }
         }
+        if self.switches.get(&arrival.key) == Some(&FIGHT_SWITCHES) {
+            self.outputs.push_back(Output::Fight { conn, is_fighting: true });
+        }
         let present = present_of(&arrival);
         self.outputs.extend(self.watchers.iter().map(|to| Output::PeerPresent { to: *to, present }));
         if self.remote.contains_key(&arrival.key) {
@@ -209,6 +225,9 @@ impl Registry {
             }
             [last] => {
                 self.outputs.push_back(Output::Shared { conn: *last, is_shared: false });
+                if self.switches.remove(&key) == Some(FIGHT_SWITCHES) {
+                    self.outputs.push_back(Output::Fight { conn: *last, is_fighting: false });
+                }
                 self.duplicate_keys -= 1;
                 self.duplicate_connections -= 2;
                 if was_active {
@@ -246,14 +265,20 @@ impl Registry {
 
     /// A frame came from a connection whose key has several: the one heard last is active (derp.md §7.3).
     pub fn on_activity(&mut self, conn: ConnId) {
-        let Some(set) = self.conns.get(&conn).and_then(|c| self.clients.get_mut(&c.arrival.key)) else {
-            return;
-        };
+        let Some(key) = self.conns.get(&conn).map(|conn| conn.arrival.key) else { return };
+        let Some(set) = self.clients.get_mut(&key) else { return };
         let Some(before) = set.last().copied().filter(|last| *last != conn) else { return };
         set.retain(|other| *other != conn);
         set.push(conn);
         self.outputs.push_back(Output::Active { conn: before, is_active: false });
         self.outputs.push_back(Output::Active { conn, is_active: true });
+        let switches = self.switches.entry(key).or_default();
+        if *switches < FIGHT_SWITCHES {
+            *switches += 1;
+            if *switches == FIGHT_SWITCHES {
+                self.outputs.extend(set.iter().map(|conn| Output::Fight { conn: *conn, is_fighting: true }));
+            }
+        }
     }
 
     /// The client says whether this relay is its home; gives whether that is a change.

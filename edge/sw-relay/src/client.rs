@@ -75,6 +75,7 @@ pub(crate) struct Client {
     pong: Option<[u8; 8]>,
     not_here: TokenBucket,
     rate: Option<TokenBucket>,
+    rate_epoch: u64,
     /// Reading is off until then: the client is over its rate.
     throttled_until: Option<Instant>,
     keepalive_every: Duration,
@@ -96,10 +97,7 @@ impl Client {
         let keepalive_every = KEEPALIVE + Duration::from_millis(jitter);
         let keepalive_at = Instant::now() + keepalive_every;
         let now = hub.now();
-        let limit = hub.config.rate.filter(|rate| !is_mesh && rate.bytes_per_second > 0);
-        let rate =
-            limit.map(|rate| TokenBucket::new(rate.bytes_per_second, rate.burst_bytes.max(BURST_MIN), now));
-        Self {
+        let mut client = Self {
             hub,
             conn,
             outbox,
@@ -112,13 +110,24 @@ impl Client {
             since: Instant::now(),
             pong: None,
             not_here: TokenBucket::new(NOT_HERE_RATE.0, NOT_HERE_RATE.1, now),
-            rate,
+            rate: None,
+            rate_epoch: 0,
             throttled_until: None,
             keepalive_every,
             keepalive_at,
             stalled_since: None,
             timer: Box::pin(tokio::time::sleep_until(keepalive_at)),
-        }
+        };
+        client.take_rate();
+        client
+    }
+
+    /// Takes over how fast clients may send; mesh members are not limited.
+    fn take_rate(&mut self) {
+        self.rate_epoch = self.hub.rate_epoch();
+        let (limit, now) = (self.hub.rate().filter(|_| !self.is_mesh), self.hub.now());
+        self.rate =
+            limit.map(|rate| TokenBucket::new(rate.bytes_per_second, rate.burst_bytes.max(BURST_MIN), now));
     }
 
     /// Runs to the end of the connection, and takes it out of the registry.
@@ -132,7 +141,7 @@ impl Client {
         match &end {
             End::Left | End::Closed => {}
             End::BadFrame(_) | End::NotMesh => Counters::one(&self.hub.counters.bad_frames),
-            End::WriteTimeout => Counters::one(&self.hub.counters.write_timeouts),
+            End::WriteTimeout => Counters::one(&self.hub.counters.sclient_write_timeouts),
             End::Io(_) => Counters::one(&self.hub.counters.connection_errors),
         }
         self.hub.disconnect(self.conn);

@@ -313,6 +313,22 @@ fn parse_hash(text: &str) -> anyhow::Result<[u8; 32]> {
     Ok(hash)
 }
 
+/// Reads again what may have changed: the certificate, and how fast clients may send.
+fn reload(args: &ServeArgs, state: &StateDir, hostname: &str, relay: &Relay, store: &CertStore) {
+    match identity(args, state, hostname) {
+        Ok(Some(identity)) => store.set_default(&identity),
+        Ok(None) => {}
+        Err(error) => warn!("the certificate stays as it is: {error:#}"),
+    }
+    match state.rate() {
+        Ok(rate) => {
+            info!(?rate, "rate of clients");
+            relay.set_rate(rate);
+        }
+        Err(error) => warn!("the rate of clients stays as it is: {error:#}"),
+    }
+}
+
 /// Waits for the end; renews certificates meanwhile.
 async fn until_stopped(
     args: &ServeArgs,
@@ -330,11 +346,7 @@ async fn until_stopped(
         tokio::select! {
             _ = interrupt.recv() => return Ok(()),
             _ = terminate.recv() => return Ok(()),
-            _ = hangup.recv() => match identity(args, state, hostname) {
-                Ok(Some(identity)) => store.set_default(&identity),
-                Ok(None) => {}
-                Err(error) => warn!("the certificate stays as it is: {error:#}"),
-            },
+            _ = hangup.recv() => reload(args, state, hostname, relay, store),
             _ = acme.tick(), if args.tls == TlsMode::Acme => renew_acme(state, hostname, store).await,
             _ = renewal.tick() => store.set_meta(&relay.meta_cert()?),
         }

@@ -64,7 +64,7 @@ counters! {
     peer_gone_disconnected_frames,
     peer_gone_not_here_frames,
     /// Connections closed because they took nothing for too long.
-    write_timeouts,
+    sclient_write_timeouts,
     /// Connections that broke.
     connection_errors,
     /// Times a client was made to wait for its rate.
@@ -78,8 +78,18 @@ counters! {
     dropped_queue_head_other,
     dropped_queue_tail_disco,
     dropped_queue_tail_other,
+    dropped_gone_disconnected_disco,
     dropped_gone_disconnected_other,
-    dropped_bytes,
+    bytes_dropped_unknown_dest_disco,
+    bytes_dropped_unknown_dest_other,
+    bytes_dropped_unknown_dest_on_fwd_disco,
+    bytes_dropped_unknown_dest_on_fwd_other,
+    bytes_dropped_queue_head_disco,
+    bytes_dropped_queue_head_other,
+    bytes_dropped_queue_tail_disco,
+    bytes_dropped_queue_tail_other,
+    bytes_dropped_gone_disconnected_disco,
+    bytes_dropped_gone_disconnected_other,
     /// Control frames dropped because a client is too far behind.
     dropped_control_frames,
 }
@@ -94,12 +104,23 @@ impl Counters {
 impl Tally {
     /// Counts what a full queue cost.
     pub(crate) fn queue_drops(&mut self, kind: Kind, dropped: Dropped) {
-        let (head, tail) = match kind {
-            Kind::Disco => (&mut self.dropped_queue_head_disco, &mut self.dropped_queue_tail_disco),
-            Kind::Data => (&mut self.dropped_queue_head_other, &mut self.dropped_queue_tail_other),
+        let (head, tail, head_bytes, tail_bytes) = match kind {
+            Kind::Disco => (
+                &mut self.dropped_queue_head_disco,
+                &mut self.dropped_queue_tail_disco,
+                &mut self.bytes_dropped_queue_head_disco,
+                &mut self.bytes_dropped_queue_tail_disco,
+            ),
+            Kind::Data => (
+                &mut self.dropped_queue_head_other,
+                &mut self.dropped_queue_tail_other,
+                &mut self.bytes_dropped_queue_head_other,
+                &mut self.bytes_dropped_queue_tail_other,
+            ),
         };
         *head += u64::from(dropped.head_packets);
         *tail += u64::from(dropped.tail_packets);
-        self.dropped_bytes += (dropped.head_bytes + dropped.tail_bytes) as u64;
+        *head_bytes += dropped.head_bytes as u64;
+        *tail_bytes += dropped.tail_bytes as u64;
     }
 }

@@ -12,10 +12,14 @@ use sw_proto::derp::{PeerGone, ServerFrame};
 use sw_relay_core::{Arrival, ConnId, LinkId, Output, Registry, RegistryStats, Route};
 use sw_types::{DerpKey, NodeKey};
 
-use crate::config::RelayConfig;
-use crate::counters::Counters;
+use crate::config::{ClientRate, RelayConfig};
+use crate::counters::{Counters, Tally};
 use crate::outbox::{Fate, Outbox};
 use crate::stun::StunCounters;
+
+/// What clients show when several machines use one key (derp.md §7).
+const FIGHT: &str = "another machine uses the same key, so each takes packets from the other; \
+                     was a state directory copied? Log one of them out";
 
 /// Where a packet goes.
 #[derive(Clone, Debug)]
@@ -33,6 +37,9 @@ pub(crate) struct Hub {
     pub(crate) stun: StunCounters,
     /// Bytes that wait, over all connections.
     pub(crate) queued_bytes: AtomicUsize,
+    rate: Mutex<Option<ClientRate>>,
+    /// Grows with each change of the rate, so that connections take it over.
+    rate_epoch: AtomicU64,
     book: Mutex<Book>,
     mesh_epoch: AtomicU64,
     started: Instant,
@@ -48,6 +55,8 @@ struct Book {
 impl Hub {
     pub(crate) fn new(config: RelayConfig) -> Self {
         Self {
+            rate: Mutex::new(config.rate),
+            rate_epoch: AtomicU64::new(0),
             config,
             counters: Counters::default(),
             stun: StunCounters::default(),
@@ -61,6 +70,21 @@ impl Hub {
     /// The relay's public key.
     pub(crate) fn key(&self) -> DerpKey {
         self.config.key.public()
+    }
+
+    /// How fast a client may send; `None` when there is no limit.
+    pub(crate) fn rate(&self) -> Option<ClientRate> {
+        let rate = *self.rate.lock().unwrap_or_else(PoisonError::into_inner);
+        rate.filter(|rate| rate.bytes_per_second > 0)
+    }
+
+    pub(crate) fn rate_epoch(&self) -> u64 {
+        self.rate_epoch.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_rate(&self, rate: Option<ClientRate>) {
+        *self.rate.lock().unwrap_or_else(PoisonError::into_inner) = rate;
+        self.rate_epoch.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Time since the start, in the core's form.
@@ -101,6 +125,10 @@ impl Hub {
                     if is_shared {
                         Counters::one(&self.counters.total_dup_client_conns);
                     }
+                }
+                Output::Fight { conn, is_fighting } => {
+                    let text = if is_fighting { FIGHT } else { "" };
+                    self.tell(outbox(conn), &ServerFrame::Health(text.as_bytes()));
                 }
                 Output::PeerGone { to, peer, reason } => {
                     Counters::one(&self.counters.peer_gone_disconnected_frames);
@@ -151,7 +179,12 @@ impl Hub {
         if let Some(outbox) = outbox {
             // Whoever remembers the route asks again.
             outbox.set_active(false);
-            self.queued_bytes.fetch_sub(outbox.queued_bytes(), Ordering::Relaxed);
+            let [disco, other] = outbox.waiting();
+            self.queued_bytes.fetch_sub((disco.1 + other.1) as usize, Ordering::Relaxed);
+            let mut lost = Tally::default();
+            (lost.dropped_gone_disconnected_disco, lost.bytes_dropped_gone_disconnected_disco) = disco;
+            (lost.dropped_gone_disconnected_other, lost.bytes_dropped_gone_disconnected_other) = other;
+            self.counters.add(&mut lost);
         }
     }
 

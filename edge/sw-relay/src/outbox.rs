@@ -166,8 +166,8 @@ impl Outbox {
         (packets, fate)
     }
 
-    /// Bytes of packets that wait; for the sum over all connections when this one goes.
-    pub(crate) fn queued_bytes(&self) -> usize {
-        self.state().queue.bytes()
+    /// Packets and bytes that wait, disco first; for the counters when this connection goes.
+    pub(crate) fn waiting(&self) -> [(u64, u64); 2] {
+        self.state().queue.waiting()
     }
 }

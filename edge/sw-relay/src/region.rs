@@ -27,21 +27,24 @@ pub struct RelayPlace {
 }
 
 /// Makes the region of the map: a node per host, then one per further STUN port (architecture.md §10.3).
+///
+/// WHY the further ones are whole relays and not `STUNOnly`: it is the same relay, and programs that take any one node of a
+/// region (`tailcat` does) find it in each.
 #[must_use]
 pub fn derp_region(id: RegionId, code: &str, name: &str, place: &RelayPlace) -> DerpRegion {
     let mut nodes = Vec::new();
     let mut names = ('a'..='z').map(|letter| format!("{id}{letter}"));
-    let mut node = |host: &str, stun_port: Option<u16>, stun_only: bool| {
+    let mut node = |host: &str, stun_port: Option<u16>| {
         let Some(name) = names.next() else { return };
-        nodes.push(one_node(id, name, host, stun_port, stun_only, place));
+        nodes.push(one_node(id, name, host, stun_port, place));
     };
     let first_stun = place.stun_ports.first().copied();
     for host in &place.hosts {
-        node(host, first_stun, false);
+        node(host, first_stun);
     }
     for port in place.stun_ports.iter().skip(1) {
         if let Some(host) = place.hosts.first() {
-            node(host, Some(*port), true);
+            node(host, Some(*port));
         }
     }
     DerpRegion {
@@ -68,7 +71,6 @@ fn one_node(
     name: String,
     host: &str,
     stun_port: Option<u16>,
-    stun_only: bool,
     place: &RelayPlace,
 ) -> DerpNode {
     // An address is used as it is, and the other family is switched off; a name is asked for in DNS.
@@ -89,7 +91,6 @@ fn one_node(
             Some(STUN_PORT) => 0,
             Some(port) => port.into(),
         },
-        stun_only,
         derp_port: if place.derp_port == HTTPS_PORT { 0 } else { place.derp_port.into() },
         can_port80: place.can_port_80,
         ..DerpNode::default()
@@ -122,7 +123,12 @@ mod tests {
         assert_eq!(nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>(), ["900a", "900b", "900c"]);
         assert_eq!(nodes[0].cert, sw_types::CertCheck::Sha256([0xab; 32]));
         assert_eq!((nodes[0].derp_port, nodes[0].stun_port, nodes[0].stun_only), (8443, Some(3478), false));
-        assert_eq!((nodes[2].stun_port, nodes[2].stun_only), (Some(8443), true));
+        assert_eq!((nodes[2].stun_port, nodes[2].stun_only), (Some(8443), false));
+        assert_eq!(
+            (nodes[2].derp_port, nodes[2].cert.clone()),
+            (8443, nodes[0].cert.clone()),
+            "the same relay"
+        );
         assert_eq!(nodes[0].ipv6, sw_types::RelayAddr::Disabled);
         assert_eq!(nodes[1].ipv6, sw_types::RelayAddr::Resolve);
     }

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::accept::{self, Asked, random};
-use crate::config::RelayConfig;
+use crate::config::{ClientRate, RelayConfig};
 use crate::http::{self, BOOTSTRAP_REFRESH, BootstrapNames};
 use crate::hub::{Hub, encode};
 use crate::{mesh, metrics, stun};
@@ -130,6 +130,11 @@ impl Relay {
     /// Closes all connections of a key that may no longer come in.
     pub fn kick(&self, key: NodeKey) {
         self.inner.hub.close_key(key);
+    }
+
+    /// Changes how fast a client may send; those that are connected take it over with their next frame.
+    pub fn set_rate(&self, rate: Option<ClientRate>) {
+        self.inner.hub.set_rate(rate);
     }
 
     /// Gauges.

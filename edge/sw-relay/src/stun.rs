@@ -28,20 +28,23 @@ pub(crate) struct StunCounters {
 }
 
 impl StunCounters {
-    /// Names with labels, and values.
-    pub(crate) fn all(&self) -> [(&'static str, u64); 8] {
+    /// What became of requests, by label.
+    pub(crate) fn requests(&self) -> [(&'static str, u64); 6] {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (v4, v6) = (of(&self.success_v4), of(&self.success_v6));
         [
-            ("stun_requests{disposition=\"success\"}", v4 + v6),
-            ("stun_requests{disposition=\"not_stun\"}", of(&self.not_stun)),
-            ("stun_requests{disposition=\"refused\"}", of(&self.refused)),
-            ("stun_requests{disposition=\"over_rate\"}", of(&self.over_rate)),
-            ("stun_requests{disposition=\"read_error\"}", of(&self.read_error)),
-            ("stun_requests{disposition=\"write_error\"}", of(&self.write_error)),
-            ("stun_addrfamily{family=\"ipv4\"}", v4),
-            ("stun_addrfamily{family=\"ipv6\"}", v6),
+            ("disposition=\"success\"", of(&self.success_v4) + of(&self.success_v6)),
+            ("disposition=\"not_stun\"", of(&self.not_stun)),
+            ("disposition=\"refused\"", of(&self.refused)),
+            ("disposition=\"over_rate\"", of(&self.over_rate)),
+            ("disposition=\"read_error\"", of(&self.read_error)),
+            ("disposition=\"write_error\"", of(&self.write_error)),
         ]
+    }
+
+    /// Answers by address family.
+    pub(crate) fn families(&self) -> [(&'static str, u64); 2] {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        [("family=\"ipv4\"", of(&self.success_v4)), ("family=\"ipv6\"", of(&self.success_v6))]
     }
 }
 

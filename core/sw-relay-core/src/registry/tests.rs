@@ -174,3 +174,31 @@ fn arbitrary_histories_agree_with_a_slow_model() {
         Ok(())
     });
 }
+
+#[test]
+fn machines_that_take_packets_from_each_other_are_told() {
+    let mut registry = Registry::new();
+    let first = connect(&mut registry, 1);
+    let second = connect(&mut registry, 1);
+    let fights = |registry: &mut Registry| -> Vec<Output> {
+        outputs(registry).into_iter().filter(|output| matches!(output, Output::Fight { .. })).collect()
+    };
+    // A machine that connected anew may be heard on its old connection.
+    for conn in [first, second, first, second, first, second, first] {
+        registry.on_activity(conn);
+    }
+    assert_eq!(fights(&mut registry), []);
+    registry.on_activity(second);
+    let told = |conn, is_fighting| Output::Fight { conn, is_fighting };
+    assert_eq!(fights(&mut registry), [told(first, true), told(second, true)]);
+    registry.on_activity(first);
+    assert_eq!(fights(&mut registry), [], "once");
+    let third = registry.on_connect(Arrival::regular(key(1), from()));
+    assert_eq!(fights(&mut registry), [told(third, true)], "who joins hears it too");
+    registry.on_disconnect(first);
+    assert_eq!(fights(&mut registry), []);
+    registry.on_disconnect(third);
+    assert_eq!(fights(&mut registry), [told(second, false)], "over");
+    let fourth = registry.on_connect(Arrival::regular(key(1), from()));
+    assert_eq!(fights(&mut registry), [], "{fourth:?} begins anew");
+}

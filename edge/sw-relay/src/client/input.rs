@@ -79,6 +79,9 @@ impl Client {
 
     /// Charges a frame; when the rate is used up, nothing more is read for a while (derp.md §8).
     fn is_over_rate(&mut self, len: usize) -> bool {
+        if self.rate_epoch != self.hub.rate_epoch() {
+            self.take_rate();
+        }
         let Some(rate) = &mut self.rate else { return false };
         let Some(wait) = rate.charge(len as u64, self.hub.now()) else { return false };
         self.throttled_until = Some(Instant::now() + wait);
@@ -136,13 +139,16 @@ impl Client {
 
     /// The receiver is nowhere: told to the sender of disco alone, and not often (derp.md §7.2).
     fn on_unknown(&mut self, to: NodeKey, kind: Kind, packets: u32, len: usize) {
-        self.tally.dropped_bytes += len as u64;
         match kind {
             Kind::Disco => {
                 self.tally.dropped_unknown_dest_disco += u64::from(packets);
+                self.tally.bytes_dropped_unknown_dest_disco += len as u64;
                 self.tell_not_here(to);
             }
-            Kind::Data => self.tally.dropped_unknown_dest_other += u64::from(packets),
+            Kind::Data => {
+                self.tally.dropped_unknown_dest_other += u64::from(packets);
+                self.tally.bytes_dropped_unknown_dest_other += len as u64;
+            }
         }
     }
 
@@ -199,11 +205,18 @@ impl Client {
         let packet = frame.get(HEADER_LEN + 64..).unwrap_or_default();
         let kind = if looks_like_disco(packet) { Kind::Disco } else { Kind::Data };
         let Some(outbox) = self.forward_target(from, to) else {
-            self.tally.dropped_bytes += frame.len() as u64;
-            match kind {
-                Kind::Disco => self.tally.dropped_unknown_dest_on_fwd_disco += 1,
-                Kind::Data => self.tally.dropped_unknown_dest_on_fwd_other += 1,
-            }
+            let (packets, bytes) = match kind {
+                Kind::Disco => (
+                    &mut self.tally.dropped_unknown_dest_on_fwd_disco,
+                    &mut self.tally.bytes_dropped_unknown_dest_on_fwd_disco,
+                ),
+                Kind::Data => (
+                    &mut self.tally.dropped_unknown_dest_on_fwd_other,
+                    &mut self.tally.bytes_dropped_unknown_dest_on_fwd_other,
+                ),
+            };
+            *packets += 1;
+            *bytes += frame.len() as u64;
             return self.tell_not_here(to);
         };
         let header = FrameHeader { kind: FrameType::RecvPacket, len: (32 + packet.len()) as u32 };

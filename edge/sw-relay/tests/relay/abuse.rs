@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sw_net::derp_client::{DerpConfig, Upgrade};
+use sw_net::derp_client::{DerpConfig, DerpEvent, Upgrade};
 use sw_net::front::BoxFuture;
 use sw_proto::derp::{ClientFrame, FrameHeader, FrameType};
 use sw_relay::{Admission, ClientRate};
@@ -139,8 +139,10 @@ async fn a_receiver_that_takes_nothing_is_closed_and_delays_nobody() {
     for _ in 0..20 {
         witnesses.are_served().await;
     }
-    eventually("the slow one is closed", || running.relay.metrics_text().contains("derp_write_timeouts 1\n"))
-        .await;
+    eventually("the slow one is closed", || {
+        running.relay.metrics_text().contains("derp_sclient_write_timeouts 1\n")
+    })
+    .await;
     let text = running.relay.metrics_text();
     assert!(text.contains("derp_queued_bytes 0\n"), "nothing stays behind: {text}");
     drop(slow);
@@ -189,6 +191,47 @@ async fn a_client_over_its_rate_is_read_more_slowly() {
     a.packet().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_rate_holds_for_those_who_are_connected() {
+    let running = start(config(1));
+    let a = Peer::plain(&running, 10).await;
+    let mut b = Peer::plain(&running, 11).await;
+    a.client.send(b.key, &[1; 60_000]);
+    b.packet().await;
+    running.relay.set_rate(Some(ClientRate { bytes_per_second: 100_000, burst_bytes: 65_568 }));
+    let metrics = running.relay.metrics_text();
+    assert!(metrics.contains("derp_rate_limit_per_client_bytes_per_second 100000\n"), "{metrics}");
+    for _ in 0..4 {
+        a.client.send(b.key, &[1; 60_000]);
+    }
+    let waited = || !running.relay.metrics_text().contains("derp_rate_limit_waited 0\n");
+    eventually("the client is made to wait", waited).await;
+    running.relay.set_rate(None);
+    for _ in 0..4 {
+        b.packet().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn machines_with_one_key_hear_of_it_and_of_its_end() {
+    let running = start(config(1));
+    let mut a = Peer::plain(&running, 10).await;
+    let mut first = Peer::plain(&running, 11).await;
+    let mut second = Peer::plain(&running, 11).await;
+    for _ in 0..8 {
+        first.client.send(a.key, b"from one");
+        a.packet().await;
+        second.client.send(a.key, b"from the other");
+        a.packet().await;
+    }
+    let problem =
+        |event: &DerpEvent| matches!(event, DerpEvent::Health(Some(text)) if text.contains("same key"));
+    first.until(problem).await;
+    second.until(problem).await;
+    drop(first);
+    second.until(|event| matches!(event, DerpEvent::Health(None))).await;
+}
+
 struct Only(NodeKey);
 
 impl Admission for Only {
@@ -228,7 +271,18 @@ async fn stun_answers_exact_requests_alone() {
     let mut answer = [0; 100];
     let (len, _) = tokio::time::timeout(PATIENCE, client.recv_from(&mut answer)).await.unwrap().unwrap();
     assert_eq!(sw_proto::stun::parse_response(&answer[..len]), Ok((tx, client.local_addr().unwrap())));
+    // The same over IPv6, where this machine has it.
+    if let Ok(socket) = sw_net::socket::bind_udp("[::1]:0".parse().unwrap()) {
+        let server = socket.local_addr().unwrap();
+        running.relay.serve_stun(socket).unwrap();
+        let client = tokio::net::UdpSocket::bind("[::1]:0").await.unwrap();
+        client.send_to(&request[..39], server).await.unwrap();
+        client.send_to(&request, server).await.unwrap();
+        let (len, _) = tokio::time::timeout(PATIENCE, client.recv_from(&mut answer)).await.unwrap().unwrap();
+        assert_eq!(sw_proto::stun::parse_response(&answer[..len]), Ok((tx, client.local_addr().unwrap())));
+        assert!(running.relay.metrics_text().contains("stun_addrfamily{family=\"ipv6\"} 1\n"));
+    }
     let text = running.relay.metrics_text();
-    assert!(text.contains("stun_requests{disposition=\"success\"} 1\n"), "{text}");
+    assert!(text.contains("stun_addrfamily{family=\"ipv4\"} 1\n"), "{text}");
     assert!(text.contains("stun_requests{disposition=\"not_stun\"} 1\n"), "{text}");
 }

@@ -26,12 +26,16 @@ pub(crate) fn config(seed: u8) -> RelayConfig {
 }
 
 /// Both plain and TLS on one port.
-pub(crate) fn start(mut config: RelayConfig) -> Running {
+pub(crate) fn start(config: RelayConfig) -> Running {
+    start_with(config, &Identity::self_signed(&["127.0.0.1".to_owned()]).unwrap())
+}
+
+/// With a certificate of the caller's.
+pub(crate) fn start_with(mut config: RelayConfig, identity: &Identity) -> Running {
     config.plain_http = true;
     let relay = Relay::new(config).unwrap();
-    let identity = Identity::self_signed(&["127.0.0.1".to_owned()]).unwrap();
     let store = CertStore::new();
-    store.set_default(&identity);
+    store.set_default(identity);
     store.set_meta(&relay.meta_cert().unwrap());
     let listener = sw_net::socket::listen_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
