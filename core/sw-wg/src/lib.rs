@@ -52,6 +52,8 @@ pub const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
 pub const REKEY_ATTEMPT_TIME: Duration = Duration::from_secs(90);
 /// Between two initiations to one peer.
 pub const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same when there is proof that the last one met a peer or a path that was not ready yet.
+const REKEY_REACHABLE: Duration = Duration::from_millis(150);
 /// A receiver that has nothing to say says so after this.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Both sides renew after this many messages.

@@ -205,6 +205,14 @@ impl<D: Directory> WireGuard<D> {
         self.with_live(peer, now, |live, stamps, context, now| live.begin(stamps, context, now));
     }
 
+    /// A path to the peer appeared, or the peer showed over one that it lives: a handshake that waits for an answer
+    /// is begun anew instead of after [`crate::REKEY_TIMEOUT`].
+    pub fn on_reachable(&mut self, peer: &NodeKey, now: Now) {
+        if self.live.contains_key(peer) {
+            self.with_live(peer, now, |live, stamps, context, now| live.on_reachable(stamps, context, now));
+        }
+    }
+
     /// A data thread noted something and nobody was going to look ([`Activity`]).
     pub fn on_activity(&mut self, peer: &NodeKey, now: Now) {
         self.with_live(peer, now, |_, _, _, _| ());

@@ -3,15 +3,22 @@
 use crate::clock;
 use crate::event::Event;
 use crate::inbound::path_of;
-use crate::inbox::Note;
+use crate::inbox::{Handshake, Note};
 use crate::shared::Shared;
 use crate::slot::{LiveSession, Slot, lock};
 use crate::stats::Counter;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use sw_types::{Instant, NodeKey, Now, UnixTime};
-use sw_wg::{Directory, MacCheck, Output, PeerParams, Sessions, Source, WireGuard};
+use sw_wg::{Directory, Dropped, MacCheck, Output, PeerParams, Sessions, Source, WireGuard};
+
+/// Initiations of unknown keys that wait for the peer to be configured: in a tailnet the two sides hear of each other
+/// at different moments, and the one who hears first writes at once.
+const STRANGERS_MAX: usize = 16;
+/// How long such an initiation waits; the sender repeats it after five seconds.
+const STRANGER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The device's peers, as the machine looks them up.
 #[derive(Debug)]
@@ -35,12 +42,13 @@ struct Control {
     machine: WireGuard<Peers>,
     /// The peers with sessions, and the indices of those.
     published: BTreeMap<NodeKey, (Arc<Slot>, Vec<u32>)>,
+    strangers: VecDeque<(Instant, Handshake)>,
 }
 
 /// The state thread: until a stop note.
 pub(crate) fn run(shared: Arc<Shared>, seed: [u8; 32], stats: &Mutex<sw_wg::Stats>) {
     let machine = WireGuard::new(Peers(shared.clone()), seed);
-    let mut control = Control { shared, machine, published: BTreeMap::new() };
+    let mut control = Control { shared, machine, published: BTreeMap::new(), strangers: VecDeque::new() };
     loop {
         let wait = control.machine.next_deadline().map(|(at, _)| at.saturating_since(clock::mono()));
         let waiting = control.shared.inbox.take(wait);
@@ -55,10 +63,7 @@ pub(crate) fn run(shared: Arc<Shared>, seed: [u8; 32], stats: &Mutex<sw_wg::Stat
             control.on_note(note, now);
         }
         for handshake in waiting.handshakes {
-            if control.machine.on_datagram(handshake.from, &handshake.bytes, now).is_err() {
-                control.shared.counters.add(Counter::InHandshakeRefused, 1);
-            }
-            control.perform(now);
+            control.on_handshake(handshake, now);
         }
         control.machine.on_deadline(clock::now());
         control.perform(now);
@@ -67,9 +72,36 @@ pub(crate) fn run(shared: Arc<Shared>, seed: [u8; 32], stats: &Mutex<sw_wg::Stat
 }
 
 impl Control {
+    fn on_handshake(&mut self, handshake: Handshake, now: Now) {
+        match self.machine.on_datagram(handshake.from, &handshake.bytes, now) {
+            Ok(()) => {}
+            Err(Dropped::UnknownPeer) => {
+                if self.strangers.len() >= STRANGERS_MAX {
+                    self.strangers.pop_front();
+                }
+                self.strangers.push_back((now.mono, handshake));
+                self.shared.has_strangers.store(true, Ordering::Relaxed);
+            }
+            Err(_) => self.shared.counters.add(Counter::InHandshakeRefused, 1),
+        }
+        self.perform(now);
+    }
+
+    /// Looks whether those who wrote before they were configured are peers now.
+    fn admit_strangers(&mut self, now: Now) {
+        self.shared.has_strangers.store(false, Ordering::Relaxed);
+        for (at, handshake) in std::mem::take(&mut self.strangers) {
+            if at + STRANGER_PATIENCE > now.mono {
+                self.on_handshake(handshake, now);
+            }
+        }
+    }
+
     fn on_note(&mut self, note: Note, now: Now) {
         match note {
             Note::SessionWanted(peer) => self.machine.on_session_wanted(&peer, now),
+            Note::Reachable(peer) => self.machine.on_reachable(&peer, now),
+            Note::PeerAdded => self.admit_strangers(now),
             Note::Activity(peer) => self.machine.on_activity(&peer, now),
             Note::Confirmed(index) => self.machine.on_confirmed(index, now),
             Note::PeerChanged(peer) => {

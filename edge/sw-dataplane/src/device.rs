@@ -5,6 +5,7 @@ use crate::capture::Captured;
 use crate::clock;
 use crate::control;
 use crate::event::{Event, Events};
+use crate::extra::{ExtraSockets, SocketNumber};
 use crate::filter::{PacketFilter, PassAll};
 use crate::inbound::{self, Inbound};
 use crate::inbox::{Inbox, Note};
@@ -13,7 +14,7 @@ use crate::outbound::{self, Outbound};
 use crate::packet::vnet::Vnet;
 use crate::routes::Routes;
 use crate::shared::{Local, Shared};
-use crate::slot::{SessionTable, Slot, lock};
+use crate::slot::{Detour, SessionTable, Slot, lock};
 use crate::stats::{Counter, Counters};
 use crate::udp::{SocketOptions, Sockets};
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -77,6 +78,23 @@ pub enum Roaming {
     ByOwner,
     /// The path follows them (plain WireGuard).
     FollowPackets,
+}
+
+/// How a peer is reached, in full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    pub path: Path,
+    /// Which of our sockets a direct path starts from.
+    pub socket: SocketNumber,
+    /// Copies of everything go through this relay too, while the path is in doubt.
+    pub relay_copy: Option<RegionId>,
+}
+
+impl From<Path> for Way {
+    /// From the data socket, without copies.
+    fn from(path: Path) -> Self {
+        Self { path, socket: SocketNumber::MAIN, relay_copy: None }
+    }
 }
 
 /// A peer's state and counts.
@@ -152,6 +170,7 @@ impl Device {
             routes: Routes::new(),
             sessions: SessionTable::new(),
             sockets: ArcSwap::new(sockets.clone()),
+            extra: ExtraSockets::new()?,
             filter: ArcSwap::from_pointee(filter),
             local: ArcSwap::from_pointee(Local::default()),
             mac_check: ArcSwapOption::empty(),
@@ -162,6 +181,7 @@ impl Device {
             inbox: Inbox::default(),
             counters: Counters::new(),
             capture: crate::capture::Capture::default(),
+            has_strangers: AtomicBool::new(false),
             is_stopping: AtomicBool::new(false),
         });
         let device = Self {
@@ -233,8 +253,8 @@ impl Device {
     pub fn upsert_peer(&self, config: PeerConfig) {
         let shared = &self.shared;
         let mut peers = lock(&shared.peers);
-        let slot = peers.entry(config.key).or_insert_with(|| Arc::new(Slot::new(config.key)));
-        let slot = slot.clone();
+        let is_new = !peers.contains_key(&config.key);
+        let slot = peers.entry(config.key).or_insert_with(|| Arc::new(Slot::new(config.key))).clone();
         slot.set_psk(config.psk);
         slot.set_keepalive(config.keepalive);
         slot.set_roams(config.roaming == Roaming::FollowPackets);
@@ -243,6 +263,9 @@ impl Device {
         }
         set_allowed(shared, &slot, config.allowed);
         drop(peers);
+        if is_new && shared.has_strangers.load(Ordering::Relaxed) {
+            shared.note(Note::PeerAdded);
+        }
         // A peer that is not in use needs nothing from the state thread.
         if slot.if_live().is_some() || slot.keepalive().is_some() {
             shared.note(Note::PeerChanged(config.key));
@@ -263,16 +286,45 @@ impl Device {
         true
     }
 
-    /// Sets how a peer is reached; what waited for that is sent at once. `None`: unknown.
-    pub fn set_path(&self, key: &NodeKey, path: Option<Path>) {
+    /// Sets how a peer is reached; what waited for that is sent at once, and a handshake without an answer is begun
+    /// anew. `None`: unknown.
+    pub fn set_way(&self, key: &NodeKey, way: Option<Way>) {
         let Some(slot) = lock(&self.shared.peers).get(key).cloned() else { return };
+        let detour =
+            way.map(|way| Detour { socket: self.shared.extra.get(way.socket), relay_copy: way.relay_copy });
+        slot.set_detour(detour.filter(|detour| detour.socket.is_some() || detour.relay_copy.is_some()));
+        let path = way.map(|way| way.path);
         slot.set_path(path);
         let (Some(live), Some(path)) = (slot.if_live(), path) else { return };
         let unsent = lock(&live.unsent).take();
         if let Some(message) = unsent {
             self.shared.send_handshake(&slot, &path, &message);
+        } else {
+            self.note_reachable(&slot);
         }
         self.shared.send_staged(&slot, clock::mono());
+    }
+
+    /// The peer showed that packets reach it: a handshake without an answer is begun anew.
+    pub fn on_reachable(&self, key: &NodeKey) {
+        if let Some(slot) = lock(&self.shared.peers).get(key) {
+            self.note_reachable(slot);
+        }
+    }
+
+    /// The relay of `region` is connected: the same for all who are reached through it.
+    pub fn on_relay_ready(&self, region: RegionId) {
+        for slot in lock(&self.shared.peers).values() {
+            if slot.path() == Some(Path::Derp(region)) {
+                self.note_reachable(slot);
+            }
+        }
+    }
+
+    fn note_reachable(&self, slot: &Slot) {
+        if slot.if_live().is_some() && slot.current.load().is_none() {
+            self.shared.note(Note::Reachable(slot.key));
+        }
     }
 
     /// Sets the filter that every inner packet passes.
@@ -286,9 +338,36 @@ impl Device {
         self.shared.local.store(Arc::new(Local { sources, services }));
     }
 
-    /// Sends a datagram of another protocol from the data socket.
-    pub fn send_udp(&self, to: SocketAddr, bytes: &[u8]) {
-        self.shared.sockets.load().send(to, bytes, bytes.len(), &self.shared.counters);
+    /// Sends a datagram of another protocol from one of our sockets; lost when that one is closed.
+    pub fn send_udp(&self, socket: SocketNumber, to: SocketAddr, bytes: &[u8]) {
+        let counters = &self.shared.counters;
+        if socket == SocketNumber::MAIN {
+            self.shared.sockets.load().send(to, bytes, bytes.len(), counters);
+        } else if let Some(socket) = self.shared.extra.get(socket) {
+            socket.send(to, bytes, bytes.len(), counters);
+        } else {
+            counters.add(Counter::NoSocket, 1);
+        }
+    }
+
+    /// Opens a further IPv4 socket on a random port. What it receives is handled like what the data socket receives;
+    /// a [`Way`] may start from it.
+    ///
+    /// # Errors
+    /// When the system has no more descriptors, ports or threads.
+    pub fn open_socket(&self) -> io::Result<SocketNumber> {
+        let options = *lock(&self.options);
+        crate::extra::open(&self.shared, &options)
+    }
+
+    /// Closes a further socket; paths from it lead nowhere until they are set anew.
+    pub fn close_socket(&self, socket: SocketNumber) {
+        self.shared.extra.close(socket);
+    }
+
+    /// Closes every further socket.
+    pub fn close_extra_sockets(&self) {
+        self.shared.extra.close_all();
     }
 
     /// Takes a WireGuard datagram that a relay brought. Disco over a relay is the relay client's own to read.
@@ -404,6 +483,7 @@ impl Drop for Device {
             end.wake();
         }
         self.shared.sockets.load().shut_down();
+        self.shared.extra.close_all();
         let threads = std::mem::take(&mut *lock(&self.threads));
         let readers = std::mem::take(&mut *lock(&self.readers));
         for thread in threads.into_iter().chain(readers) {

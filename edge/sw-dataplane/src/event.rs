@@ -1,5 +1,6 @@
 //! What the data plane tells its owner.
 
+use crate::extra::SocketNumber;
 use std::net::SocketAddr;
 use sw_types::{NodeKey, RegionId, UnixTime};
 use sw_wg::{Role, Source};
@@ -25,7 +26,7 @@ pub enum DatagramKind {
 #[derive(Debug)]
 pub enum Event {
     /// A datagram that path choice or the STUN client understands.
-    NonWireGuard { from: SocketAddr, kind: DatagramKind, bytes: Vec<u8> },
+    NonWireGuard { socket: SocketNumber, from: SocketAddr, kind: DatagramKind, bytes: Vec<u8> },
     /// Send this through the relay of `region`.
     RelayOut { region: RegionId, to: NodeKey, bytes: Vec<u8> },
     /// There is traffic for a peer without a path; at most once a second.

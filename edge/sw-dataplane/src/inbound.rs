@@ -4,6 +4,7 @@ use crate::capture::CaptureDirection;
 use crate::clock;
 use crate::demux::{Class, classify};
 use crate::event::{DatagramKind, Event};
+use crate::extra::SocketNumber;
 use crate::filter::Verdict;
 use crate::inbox::{Handshake, Note};
 use crate::packet::Addresses;
@@ -26,6 +27,8 @@ use sw_wg::{
 #[derive(Debug)]
 pub(crate) struct Inbound {
     coalescer: Coalescer,
+    /// Which socket the datagrams come from.
+    pub(crate) socket: SocketNumber,
 }
 
 /// Data messages of one session in a row, equal in length.
@@ -55,7 +58,7 @@ impl Run {
 
 impl Inbound {
     pub(crate) fn new(shared: &Shared) -> Self {
-        Self { coalescer: Coalescer::new(shared.io.offload()) }
+        Self { coalescer: Coalescer::new(shared.io.offload()), socket: SocketNumber::MAIN }
     }
 
     /// Takes the datagrams in `buffer`, each `segment` bytes but the last.
@@ -81,9 +84,9 @@ impl Inbound {
                 Class::Handshake { prefix, vni } => {
                     on_handshake(shared, &datagram[prefix..], with_vni(from, vni));
                 }
-                Class::Disco => tell(shared, from, DatagramKind::Disco, datagram),
-                Class::Stun => tell(shared, from, DatagramKind::Stun, datagram),
-                Class::Geneve => tell(shared, from, DatagramKind::Geneve, datagram),
+                Class::Disco => self.tell(shared, from, DatagramKind::Disco, datagram),
+                Class::Stun => self.tell(shared, from, DatagramKind::Stun, datagram),
+                Class::Geneve => self.tell(shared, from, DatagramKind::Geneve, datagram),
                 Class::Runt => shared.counters.add(Counter::InMalformed, 1),
             }
             at = end;
@@ -99,7 +102,7 @@ impl Inbound {
                 // Perhaps a leg of a peer relay that we serve.
                 let bytes = &buffer[run.start..run.start + run.stride * run.count];
                 for datagram in bytes.chunks(run.stride) {
-                    tell(shared, from, DatagramKind::Geneve, datagram);
+                    self.tell(shared, from, DatagramKind::Geneve, datagram);
                 }
             }
             return;
@@ -123,6 +126,18 @@ impl Inbound {
         }
         let bytes = u64::from(fresh.count_ones()) * run.stride as u64;
         after_run(shared, &live, from, has_data, bytes, now);
+    }
+
+    fn tell(&self, shared: &Shared, from: Source, kind: DatagramKind, datagram: &[u8]) {
+        let (Source::Udp(from) | Source::PeerRelay { via: from, .. }) = from else {
+            // Disco over a relay is the relay client's own to read.
+            shared.counters.add(Counter::InMalformed, 1);
+            return;
+        };
+        let event = Event::NonWireGuard { socket: self.socket, from, kind, bytes: datagram.to_vec() };
+        if !shared.events.send_packet(event) {
+            shared.counters.add(Counter::EventQueueFull, 1);
+        }
     }
 
     /// Delivers one decrypted packet: to the open superpacket, or as the begin of a new one.
@@ -283,18 +298,6 @@ fn on_handshake(shared: &Shared, message: &[u8], from: Source) {
     }
 }
 
-fn tell(shared: &Shared, from: Source, kind: DatagramKind, datagram: &[u8]) {
-    let (Source::Udp(from) | Source::PeerRelay { via: from, .. }) = from else {
-        // Disco over a relay is the relay client's own to read.
-        shared.counters.add(Counter::InMalformed, 1);
-        return;
-    };
-    let event = Event::NonWireGuard { from, kind, bytes: datagram.to_vec() };
-    if !shared.events.send_packet(event) {
-        shared.counters.add(Counter::EventQueueFull, 1);
-    }
-}
-
 /// The inbound thread of one socket: until the socket is shut down.
 pub(crate) fn run(shared: &Shared, socket: &UdpSock) {
     let mut inbound = Inbound::new(shared);
@@ -312,7 +315,7 @@ pub(crate) fn run(shared: &Shared, socket: &UdpSock) {
 }
 
 /// Without flow label and with a scope only where it means something, so that addresses compare.
-fn canonical(from: SocketAddr) -> SocketAddr {
+pub(crate) fn canonical(from: SocketAddr) -> SocketAddr {
     match from {
         SocketAddr::V6(mut v6) if v6.ip().segments()[0] & 0xffc0 != 0xfe80 => {
             v6.set_scope_id(0);

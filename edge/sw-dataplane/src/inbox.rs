@@ -15,6 +15,10 @@ const HANDSHAKES_MAX: usize = 1024;
 #[derive(Debug)]
 pub(crate) enum Note {
     SessionWanted(NodeKey),
+    /// A path appeared, or the peer showed that it lives.
+    Reachable(NodeKey),
+    /// A peer is new while an initiation of a stranger waits.
+    PeerAdded,
     Activity(NodeKey),
     Confirmed(u32),
     PeerChanged(NodeKey),

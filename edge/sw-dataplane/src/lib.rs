@@ -24,6 +24,7 @@ mod control;
 mod demux;
 mod device;
 mod event;
+mod extra;
 mod filter;
 pub mod fuzz;
 mod inbound;
@@ -41,8 +42,9 @@ pub mod wireguard;
 
 pub use capture::{CaptureDirection, Captured};
 pub use cipher::multi_buffer;
-pub use device::{Device, DeviceConfig, DeviceStats, PeerConfig, PeerStats, Roaming};
+pub use device::{Device, DeviceConfig, DeviceStats, PeerConfig, PeerStats, Roaming, Way};
 pub use event::{DatagramKind, Event};
+pub use extra::SocketNumber;
 pub use filter::{PacketFilter, PassAll, Verdict};
 pub use io::{ChannelEnd, PacketChannel, PacketIo};
 pub use stats::Counter;

@@ -3,6 +3,7 @@
 use crate::burst::{Burst, Target};
 use crate::capture::Capture;
 use crate::event::{Event, Events};
+use crate::extra::ExtraSockets;
 use crate::filter::PacketFilter;
 use crate::inbox::{Inbox, Note};
 use crate::routes::Routes;
@@ -16,7 +17,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use sw_proto::geneve;
-use sw_types::{Instant, NodeKey, Path};
+use sw_types::{Instant, NodeKey, Path, RegionId};
 use sw_wg::{BatchCipher, MacCheck};
 
 /// Read by every thread, written by the device's owner and the state thread.
@@ -26,6 +27,7 @@ pub(crate) struct Shared {
     pub(crate) routes: Routes,
     pub(crate) sessions: SessionTable,
     pub(crate) sockets: ArcSwap<Sockets>,
+    pub(crate) extra: ExtraSockets,
     pub(crate) filter: ArcSwap<Arc<dyn PacketFilter>>,
     pub(crate) local: ArcSwap<Local>,
     pub(crate) mac_check: ArcSwapOption<MacCheck>,
@@ -36,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) inbox: Inbox,
     pub(crate) counters: Counters,
     pub(crate) capture: Capture,
+    /// Initiations of unknown keys wait: the state thread wants to hear of new peers.
+    pub(crate) has_strangers: AtomicBool,
     pub(crate) is_stopping: AtomicBool,
 }
 
@@ -79,18 +83,27 @@ impl Shared {
     pub(crate) fn send_datagrams(&self, slot: &Slot, path: &Path, bytes: &[u8], stride: usize) {
         match path {
             Path::Direct(addr) | Path::PeerRelay { addr, .. } => {
-                self.sockets.load().send(*addr, bytes, stride, &self.counters);
-            }
-            Path::Derp(region) => {
-                for datagram in bytes.chunks(stride) {
-                    let event = Event::RelayOut { region: *region, to: slot.key, bytes: datagram.to_vec() };
-                    if !self.events.send_packet(event) {
-                        self.counters.add(Counter::OutRelayFull, 1);
-                    }
+                let detour = slot.detour();
+                match detour.as_ref().and_then(|detour| detour.socket.as_ref()) {
+                    Some(socket) => socket.send(*addr, bytes, stride, &self.counters),
+                    None => self.sockets.load().send(*addr, bytes, stride, &self.counters),
+                }
+                if let Some(region) = detour.as_ref().and_then(|detour| detour.relay_copy) {
+                    self.send_relayed(slot, region, bytes, stride);
                 }
             }
+            Path::Derp(region) => self.send_relayed(slot, *region, bytes, stride),
         }
         slot.live().packets.add(Direction::Out, path, bytes.len().div_ceil(stride) as u64);
+    }
+
+    fn send_relayed(&self, slot: &Slot, region: RegionId, bytes: &[u8], stride: usize) {
+        for datagram in bytes.chunks(stride) {
+            let event = Event::RelayOut { region, to: slot.key, bytes: datagram.to_vec() };
+            if !self.events.send_packet(event) {
+                self.counters.add(Counter::OutRelayFull, 1);
+            }
+        }
     }
 
     /// Sends one handshake message along `path`.

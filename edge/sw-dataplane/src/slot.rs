@@ -1,12 +1,13 @@
 //! One configured peer, as the packet threads see it.
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use crate::udp::UdpSock;
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use ipnet::IpNet;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
-use sw_types::{Instant, NodeKey, Path};
+use sw_types::{Instant, NodeKey, Path, RegionId};
 use sw_wg::{Activity, ReplayWindow, Session, Source};
 use zeroize::Zeroizing;
 
@@ -20,6 +21,7 @@ const EVENT_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) struct Slot {
     pub(crate) key: NodeKey,
     path: ArcSwapOption<Path>,
+    detour: ArcSwapOption<Detour>,
     /// Plain WireGuard peers follow the source of authenticated packets; a tailnet peer's path is set by disco.
     roams: AtomicBool,
     /// What new packets are sealed with.
@@ -27,6 +29,15 @@ pub(crate) struct Slot {
     keepalive_secs: AtomicU16,
     settings: Mutex<Settings>,
     live: OnceLock<Box<Live>>,
+}
+
+/// What is unusual about a direct path; the usual one is the data socket alone.
+#[derive(Debug)]
+pub(crate) struct Detour {
+    /// Sent from this one instead of the data socket.
+    pub(crate) socket: Option<Arc<UdpSock>>,
+    /// Copies go through this relay too, since the path is in doubt; replay windows drop what comes twice.
+    pub(crate) relay_copy: Option<RegionId>,
 }
 
 /// What only configuration and handshakes read.
@@ -96,6 +107,7 @@ impl Slot {
         Self {
             key,
             path: ArcSwapOption::empty(),
+            detour: ArcSwapOption::empty(),
             roams: AtomicBool::new(false),
             current: ArcSwapOption::empty(),
             keepalive_secs: AtomicU16::new(0),
@@ -121,6 +133,18 @@ impl Slot {
     pub(crate) fn set_path(&self, path: Option<Path>) {
         if self.path() != path {
             self.path.store(path.map(Arc::new));
+        }
+    }
+
+    /// What is unusual about the path, if anything.
+    #[inline]
+    pub(crate) fn detour(&self) -> Guard<Option<Arc<Detour>>> {
+        self.detour.load()
+    }
+
+    pub(crate) fn set_detour(&self, detour: Option<Detour>) {
+        if detour.is_some() || self.detour.load().is_some() {
+            self.detour.store(detour.map(Arc::new));
         }
     }
 

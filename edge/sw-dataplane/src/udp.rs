@@ -6,7 +6,7 @@ use crate::stats::{Counter, Counters};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Bytes of one receive: what GRO gathers is below this, and so is any datagram.
@@ -49,6 +49,12 @@ pub enum UdpOffload {
 pub(crate) struct UdpSock {
     socket: UdpSocket,
     has_gso: AtomicBool,
+}
+
+impl AsFd for UdpSock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }
 
 /// What one receive brought.
@@ -151,7 +157,7 @@ impl UdpSock {
         Ok(self.socket.local_addr()?.port())
     }
 
-    fn send(&self, to: SocketAddr, bytes: &[u8], segment: usize, counters: &Counters) {
+    pub(crate) fn send(&self, to: SocketAddr, bytes: &[u8], segment: usize, counters: &Counters) {
         let fd = self.socket.as_raw_fd();
         let count = bytes.len().div_ceil(segment.max(1));
         if count > 1 && self.has_gso.load(Ordering::Relaxed) {
@@ -182,6 +188,19 @@ impl UdpSock {
                 count_error(&error, counters);
             }
         }
+    }
+
+    /// A socket on a port of the kernel's choice, for reading in turn with others.
+    pub(crate) fn open_extra(options: &SocketOptions) -> io::Result<Self> {
+        let ip = options.address.filter(IpAddr::is_ipv4).unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+        let socket = Self::open(SocketAddr::new(ip, 0), options)?;
+        socket.socket.set_nonblocking(true)?;
+        Ok(socket)
+    }
+
+    /// Receives once; `None` when nothing is there.
+    pub(crate) fn try_receive(&self, buffer: &mut [u8]) -> Option<Received> {
+        sys::receive(self.socket.as_raw_fd(), buffer).ok().flatten()
     }
 
     /// Waits for datagrams; `None` after `shut_down`.

@@ -4,7 +4,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use sw_dataplane::{
-    DatagramKind, Device, DeviceConfig, Event, PacketChannel, PacketIo, PeerConfig, Roaming, SocketOptions,
+    DatagramKind, Device, DeviceConfig, Event, PacketChannel, PacketIo, PeerConfig, Roaming, SocketNumber,
+    SocketOptions, Way,
 };
 use sw_types::{NodeKey, NodePrivate, Path, RegionId};
 use tokio::sync::mpsc::Receiver;
@@ -56,11 +57,11 @@ async fn a_peer_without_a_path_is_asked_for_and_then_reached() {
     connect(&b, &a, None, Roaming::ByOwner);
     a.inner.to_network.send(packet(a.ip, b.ip, b"early")).await.unwrap();
     wait_event(&mut a.events, |e| matches!(e, Event::WantPath(key) if *key == b.key)).await;
-    a.device.set_path(&b.key, Some(direct(&b)));
+    a.device.set_way(&b.key, Some(direct(&b).into()));
     // b has no path to a and answers to where the initiation came from.
     expect(&mut b, b"early").await;
     wait_event(&mut b.events, |e| matches!(e, Event::FirstPacketFrom { peer, .. } if *peer == a.key)).await;
-    b.device.set_path(&a.key, Some(direct(&a)));
+    b.device.set_way(&a.key, Some(direct(&a).into()));
     exchange(&mut b, &mut a).await;
 }
 
@@ -104,7 +105,75 @@ async fn plain_peers_follow_packets_and_tailnet_peers_do_not() {
     exchange(&mut b, &mut a).await;
     b.device.rebind(0).unwrap();
     exchange(&mut b, &mut a).await;
-    assert_ne!(a.device.peer(&b.key).unwrap().path, Some(direct(&b)), "only set_path moves it");
+    assert_ne!(a.device.peer(&b.key).unwrap().path, Some(direct(&b)), "only set_way moves it");
+}
+
+#[tokio::test]
+async fn an_initiation_waits_for_its_sender_to_become_a_peer() {
+    let (a, mut b) = (node(1), node(2));
+    connect(&a, &b, Some(direct(&b)), Roaming::ByOwner);
+    a.inner.to_network.send(packet(a.ip, b.ip, b"early bird")).await.unwrap();
+    eventually(|| b.device.stats().handshakes == sw_wg::Stats::default() && sent(&a) == 1).await;
+    // What b knows only now has been there before; the protocol itself repeats after five seconds.
+    let start = std::time::Instant::now();
+    connect(&b, &a, None, Roaming::ByOwner);
+    expect(&mut b, b"early bird").await;
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_lost_initiation_is_repeated_when_a_path_appears() {
+    let (a, mut b) = (node(1), node(2));
+    let nowhere = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let lost = Path::Direct(nowhere.local_addr().unwrap());
+    connect(&a, &b, Some(lost), Roaming::ByOwner);
+    connect(&b, &a, Some(direct(&a)), Roaming::ByOwner);
+    a.inner.to_network.send(packet(a.ip, b.ip, b"patient")).await.unwrap();
+    let start = std::time::Instant::now();
+    nowhere.recv_from(&mut [0; 200]).unwrap();
+    a.device.set_way(&b.key, Some(direct(&b).into()));
+    // A path that comes at once is no reason for a second initiation; news of the peer a little later is.
+    let mut ticks = tokio::time::interval(Duration::from_millis(50));
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => a.device.on_reachable(&b.key),
+            got = b.inner.from_network.recv() => {
+                assert!(got.unwrap().ends_with(b"patient"));
+                break;
+            }
+        }
+    }
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_path_may_start_from_a_further_socket_and_leave_copies_with_a_relay() {
+    let (mut a, mut b) = (node(1), node(2));
+    connect(&a, &b, None, Roaming::ByOwner);
+    connect(&b, &a, None, Roaming::ByOwner);
+    let socket = a.device.open_socket().unwrap();
+    let to: SocketAddr = (Ipv4Addr::LOCALHOST, b.device.local_port()).into();
+    let mut disco = vec![0x54, 0x53, 0xf0, 0x9f, 0x92, 0xac];
+    disco.resize(80, 0);
+    a.device.send_udp(socket, to, &disco);
+    let event = wait_event(&mut b.events, |e| matches!(e, Event::NonWireGuard { .. })).await;
+    let Event::NonWireGuard { from, .. } = event else { panic!("{event:?}") };
+    assert_ne!(from.port(), a.device.local_port());
+    b.device.send_udp(SocketNumber::MAIN, from, &disco);
+    let event = wait_event(&mut a.events, |e| matches!(e, Event::NonWireGuard { .. })).await;
+    assert!(matches!(event, Event::NonWireGuard { socket: at, .. } if at == socket), "{event:?}");
+    b.device.set_way(&a.key, Some(Path::Direct(from).into()));
+    let relay_copy = Some(RegionId(900));
+    a.device.set_way(&b.key, Some(Way { path: direct(&b), socket, relay_copy }));
+    exchange(&mut a, &mut b).await;
+    exchange(&mut b, &mut a).await;
+    let is_copy = |e: &Event| matches!(e, Event::RelayOut { to, .. } if *to == b.key);
+    let copy = wait_event(&mut a.events, is_copy).await;
+    let Event::RelayOut { bytes, .. } = copy else { panic!("{copy:?}") };
+    b.device.on_relayed(RegionId(900), a.key, bytes);
+    a.device.close_socket(socket);
+    a.device.send_udp(socket, to, &disco);
+    eventually(|| counter(&a.device, "no_socket") > 0).await;
 }
 
 #[tokio::test]
@@ -131,9 +200,11 @@ async fn other_protocols_come_out_as_events_and_share_the_port() {
     for (bytes, kind) in
         [(stun, DatagramKind::Stun), (disco, DatagramKind::Disco), (control, DatagramKind::Geneve)]
     {
-        a.device.send_udp(to, &bytes);
+        a.device.send_udp(SocketNumber::MAIN, to, &bytes);
         let event = wait_event(&mut b.events, |_| true).await;
-        let Event::NonWireGuard { from, kind: got, bytes: came } = event else { panic!("{event:?}") };
+        let Event::NonWireGuard { socket: SocketNumber::MAIN, from, kind: got, bytes: came } = event else {
+            panic!("{event:?}")
+        };
         assert_eq!((got, came), (kind, bytes));
         assert_eq!(from.port(), a.device.local_port());
     }
@@ -208,6 +279,10 @@ fn connect(node: &Node, peer: &Node, path: Option<Path>, roaming: Roaming) {
         path,
         roaming,
     });
+}
+
+fn sent(node: &Node) -> u64 {
+    node.device.stats().handshakes.initiations_sent
 }
 
 fn direct(node: &Node) -> Path {

@@ -6,7 +6,10 @@ use crate::cookie::CookieJar;
 use crate::handshake::{self, Initiated};
 use crate::primitives::Secret;
 use crate::session::{Role, Session, Sessions};
-use crate::{KEEPALIVE_TIMEOUT, REJECT_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_JITTER_MAX, REKEY_TIMEOUT};
+use crate::{
+    KEEPALIVE_TIMEOUT, REJECT_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_JITTER_MAX, REKEY_REACHABLE,
+    REKEY_TIMEOUT,
+};
 use std::sync::Arc;
 use std::time::Duration;
 use sw_types::{Instant, NodeKey, Now};
@@ -98,6 +101,15 @@ impl Live {
             reply_to: None,
             message: message.to_vec(),
         });
+    }
+
+    /// The peer can be reached now, which it could not when the last initiation went out: tries again at once. The
+    /// protocol's own interval is for a peer that does not answer, not for a path that was not there.
+    pub(crate) fn on_reachable(&mut self, stamps: &mut Stamps, context: &mut Context, now: Now) {
+        let is_stale = self.last_attempt.is_none_or(|at| at + REKEY_REACHABLE <= now.mono);
+        if self.in_flight.is_some() && is_stale {
+            self.attempt(stamps, context, now);
+        }
     }
 
     /// The initiation with this index, if it is the one in flight.

@@ -374,6 +374,29 @@ fn attempts_come_every_five_seconds_and_end_after_ninety() {
 }
 
 #[test]
+fn a_peer_that_can_be_reached_now_is_tried_at_once() {
+    let mut world = World::new(2, 4);
+    world.weather.loss = 1.0;
+    world.send(0, 1, b"x");
+    world.run(SECOND);
+    assert_eq!(world.nodes[0].machine.stats().initiations_sent, 1);
+    world.weather.loss = 0.0;
+    let peer = world.nodes[1].key;
+    for _ in 0..3 {
+        // Many signs of life at once are one.
+        let now = world.clock(0);
+        world.nodes[0].machine.on_reachable(&peer, now);
+        world.settle(0);
+    }
+    assert_eq!(world.nodes[0].machine.stats().initiations_sent, 2);
+    world.run(SECOND / 2);
+    assert_eq!(world.nodes[1].received, [b"x"]);
+    let now = world.clock(0);
+    world.nodes[0].machine.on_reachable(&peer, now);
+    assert_eq!(world.nodes[0].machine.stats().initiations_sent, 2, "nothing waits any more");
+}
+
+#[test]
 fn the_initiator_renews_after_two_minutes_and_the_responder_does_not() {
     let mut world = World::new(2, 5);
     let start = world.now;

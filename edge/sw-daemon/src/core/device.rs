@@ -19,11 +19,12 @@ impl Core {
         let now = self.now();
         match event {
             Event::NonWireGuard {
+                socket,
                 from,
                 bytes,
                 kind: DatagramKind::Disco | DatagramKind::Stun | DatagramKind::Geneve,
             } => {
-                let source = Source::Udp { socket: SocketId::MAIN, from };
+                let source = Source::Udp { socket: SocketId(socket.0), from };
                 if !self.paths.on_datagram(source, &bytes, now) {
                     tracing::trace!(%from, "a datagram that nobody wants");
                 }
@@ -61,12 +62,18 @@ impl Core {
     pub(super) fn on_relay_event(&mut self, region: RegionId, event: DerpEvent) {
         let now = self.now();
         match event {
-            DerpEvent::Connected { .. } => self.paths.on_relay_state(region, RelayState::Connected, now),
+            DerpEvent::Connected { .. } => {
+                self.paths.on_relay_state(region, RelayState::Connected, now);
+                self.device.on_relay_ready(region);
+            }
             DerpEvent::Packets(packets) => {
                 self.paths.on_relay_heard(region, now);
                 for received in packets {
                     let source = Source::Relay { region, from: received.from };
-                    if !self.paths.on_datagram(source, &received.packet, now) {
+                    if self.paths.on_datagram(source, &received.packet, now) {
+                        // It lives and can be reached: a handshake that found it absent need not wait.
+                        self.device.on_reachable(&received.from);
+                    } else {
                         self.device.on_relayed(region, received.from, received.packet.to_vec());
                     }
                 }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sw_dataplane::{PeerConfig as DevicePeer, Roaming};
+use sw_dataplane::{PeerConfig as DevicePeer, Roaming, SocketNumber, Way};
 use sw_node::desired::{MachineConfig, PeerConfig};
 use sw_node::node::Event;
 use sw_node::resolve::Resolver;
 use sw_node::{ControlOutput, Output};
 use sw_os::{Desired, DnsConfig, RouterConfig};
-use sw_path::{EndpointType, Output as PathOutput, PathEngine, PeerInfo};
+use sw_path::{EndpointType, Output as PathOutput, PathEngine, PeerInfo, Route, SocketId};
 use sw_tailcfg::EndpointType as WireEndpointType;
 use sw_types::local::{NetworkProfile, Notify};
 use sw_types::{
@@ -98,6 +98,7 @@ impl Core {
         let private = || text.as_deref().and_then(|text| NodePrivate::from_text(text).ok());
         let (for_device, for_relays) = if key.is_some() { (private(), private()) } else { (None, None) };
         self.device.set_private_key(for_device);
+        self.device.close_extra_sockets();
         self.relays.set_key(for_relays.map(Arc::new));
         let now = self.now();
         let disco = DiscoPrivate::from_bytes(*self.disco);
@@ -256,11 +257,13 @@ impl Core {
     fn perform_path(&mut self, output: PathOutput) {
         let now = self.now();
         match output {
-            PathOutput::SendUdp { to, datagram, socket: _ } => self.device.send_udp(to, &datagram),
+            PathOutput::SendUdp { to, datagram, socket } => {
+                self.device.send_udp(SocketNumber(socket.0), to, &datagram);
+            }
             PathOutput::SendRelay { region, to, datagram } => self.relays.send(region, to, &datagram),
             PathOutput::SetRoute { peer, route } => {
                 tracing::debug!(peer = peer.short(), path = ?route.path(), "path");
-                self.device.set_path(&peer, route.path());
+                self.device.set_way(&peer, way(route));
             }
             PathOutput::EndpointsChanged(endpoints) => {
                 let told =
@@ -284,12 +287,24 @@ impl Core {
                 });
             }
             PathOutput::WantPortMapping(_) => {}
-            PathOutput::OpenSockets(_) | PathOutput::CloseSocket(_) => {}
+            PathOutput::OpenSockets(count) => self.open_sockets(count),
+            PathOutput::CloseSocket(socket) => self.device.close_socket(SocketNumber(socket.0)),
             PathOutput::Rebind => self.rebind(),
             PathOutput::PingResult { id, outcome, .. } => {
                 if let Some(reply) = self.pings.remove(&id) {
                     let _asker_gone = reply.send(outcome);
                 }
+            }
+        }
+    }
+
+    fn open_sockets(&mut self, count: u16) {
+        let now = self.now();
+        for _ in 0..count {
+            match self.device.open_socket() {
+                Ok(SocketNumber(number)) => self.paths.on_socket_opened(SocketId(number), now),
+                // The engine goes on with those it got.
+                Err(error) => return tracing::warn!(%error, "no more UDP sockets"),
             }
         }
     }
@@ -303,6 +318,15 @@ impl Core {
         let now = self.now();
         self.paths.on_bound_port(self.device.local_port(), now);
     }
+}
+
+/// How the data plane reaches a peer by this route.
+fn way(route: Route) -> Option<Way> {
+    let path = route.path()?;
+    Some(match route.udp {
+        Some(leg) => Way { path, socket: SocketNumber(leg.socket.0), relay_copy: route.relay },
+        None => Way::from(path),
+    })
 }
 
 fn wire_kind(kind: EndpointType) -> WireEndpointType {

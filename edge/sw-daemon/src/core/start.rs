@@ -127,11 +127,7 @@ pub(crate) async fn start(
 
 /// How the path engine is set, from what the daemon was started with.
 pub(super) fn path_config(config: &DaemonConfig) -> PathConfig {
-    PathConfig {
-        fixed_port: matches!(config.port, Port::Fixed(_)),
-        port_spray: false,
-        ..PathConfig::default()
-    }
+    PathConfig { fixed_port: matches!(config.port, Port::Fixed(_)), ..PathConfig::default() }
 }
 
 fn open_inner_side(config: &DaemonConfig, store: &Store) -> Result<(PacketIo, Option<Reconciler>), Problem> {
