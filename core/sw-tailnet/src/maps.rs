@@ -58,7 +58,10 @@ impl Tailnet {
         if let Some(reason) = stream.ending {
             let node = stream.node;
             self.streams.close(id);
-            self.streams.forget_class(node);
+            // Its removal may have been rolled back meanwhile; then only its stream begins anew.
+            if !self.live.contains_key(&node) {
+                self.streams.forget_class(node);
+            }
             return Some(Output::End { stream: id, reason });
         }
         let message = if stream.seen == 0 { self.full_map(id, now) } else { self.delta(id, now) };

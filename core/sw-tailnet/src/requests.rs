@@ -139,6 +139,10 @@ impl Tailnet {
             }
             facts.host = host;
         }
+        if facts.last_seen != Some(now.wall) && !live.presence.is_online() {
+            // Peers are shown when a machine that is away was last heard of.
+            aspects.push(Aspect::Online);
+        }
         facts.last_seen = Some(now.wall);
         live.unsaved |= !aspects.is_empty();
         let routes_may_differ = aspects.contains(&Aspect::Own);

@@ -300,11 +300,12 @@ impl Streams {
         }
     }
 
+    /// Takes a removed machine out of what anybody sees. It is kept as one outside while its stream ends, so that it
+    /// is put back in its place should its removal be rolled back.
     pub(crate) fn remove_member(&mut self, node: NodeId) {
-        if let Some(class) = self.class_of.get(&node)
-            && let Some(members) = self.members.get_mut(class)
-        {
-            members.remove(node);
+        self.move_member(node, OUTSIDE);
+        if let Some(outside) = self.members.get_mut(&OUTSIDE) {
+            outside.remove(node);
         }
         self.audiences.clear();
     }

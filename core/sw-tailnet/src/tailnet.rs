@@ -214,7 +214,8 @@ impl Tailnet {
         self.uncommitted.clear();
         let policy_changed = self.undo.iter().any(|change| matches!(change, Change::Policy(_)));
         for change in std::mem::take(&mut self.undo).into_iter().rev() {
-            self.fold(change);
+            self.fold(change.clone());
+            self.await_ephemeral(&change, now);
         }
         self.outputs.retain(|output| !matches!(output, Output::Registered { .. }));
         if policy_changed {
@@ -233,6 +234,7 @@ impl Tailnet {
         for change in &changes {
             let undo = self.fold(change.clone());
             self.undo.push(undo);
+            self.await_ephemeral(change, now);
         }
         self.uncommitted.push(Entry { at: now.wall, actor: actor.to_owned(), audit, changes });
     }
@@ -604,11 +606,8 @@ impl Tailnet {
                 live.facts.last_seen = Some(now.wall);
                 live.unsaved = true;
             }
-            Presence::Offline => {
-                if ephemeral {
-                    self.ephemerals.insert((now.mono + ephemeral_after, id));
-                }
-            }
+            Presence::Offline if ephemeral => drop(self.ephemerals.insert((now.mono + ephemeral_after, id))),
+            Presence::Offline => {}
         }
         if before.is_online() != presence.is_online() {
             let routes = live.routes.clone();
@@ -616,6 +615,16 @@ impl Tailnet {
             for route in routes.into_iter().filter(|r| !crate::routes::is_exit(r)) {
                 self.elect(route);
             }
+        }
+    }
+
+    /// An ephemeral machine that has not come yet, or is away, does not stay for ever.
+    fn await_ephemeral(&mut self, change: &Change, now: Now) {
+        let Change::Node(id, Some(node)) = change else { return };
+        let away = self.live.get(id).is_some_and(|live| live.presence == Presence::Offline);
+        if node.ephemeral && away && !self.ephemerals.iter().any(|(_, waiting)| waiting == id) {
+            let at = now.mono + self.ephemeral_after(&self.state);
+            self.ephemerals.insert((at, *id));
         }
     }
 

@@ -213,12 +213,7 @@ impl Client {
                 own.remove(own_words);
             }
         }
-        let mut peers = self.peers.clone();
-        for peer in peers.values_mut() {
-            // Seen to differ for an offline peer (seed 0x9341ff8b00010000); why is not known.
-            peer.remove("LastSeen");
-        }
-        serde_json::json!({ "parts": parts, "peers": peers, "filters": self.filters, "users": users, "messages": self.messages })
+        serde_json::json!({ "parts": parts, "peers": self.peers, "filters": self.filters, "users": users, "messages": self.messages })
     }
 }
 
@@ -513,10 +508,33 @@ fn story(u: &mut Unstructured<'_>) -> arbtest::arbitrary::Result<()> {
     Ok(())
 }
 
-/// Fifty-nine stories, the same ones in every run. Longer ones fail: see the known defect in docs/compatibility.md.
+/// Seeds that once found a difference.
+const FOUND: [u64; 3] = [0x4171_839f_0000_19a5, 0x2cc6_2b1d_0001_0000, 0x9341_ff8b_0001_0000];
+
 #[test]
 fn the_fold_of_deltas_equals_the_full_map() {
-    for i in 1..60_u64 {
-        arbtest::arbtest(story).seed((i * 0x9e37_79b9) << 32 | 0x4000);
+    for seed in FOUND {
+        arbtest::arbtest(story).seed(seed);
     }
+    arbtest::arbtest(story).budget_ms(4_000);
+}
+
+#[test]
+fn an_ephemeral_machine_that_never_comes_is_removed() {
+    let mut world = World2::new();
+    let machine = MachineKey::from_bytes([1; 32]);
+    let request = RegisterRequest {
+        version: CapVer(130),
+        node_key: NodeKey::from_bytes([1; 32]),
+        auth: Some(RegisterAuth { auth_key: Secret::new(world.key.clone()) }),
+        ephemeral: true,
+        ..RegisterRequest::default()
+    };
+    drop(world.tailnet.on_register(machine, &request, 1, world.now));
+    world.quiesce();
+    assert_eq!(world.tailnet.state().nodes().count(), 1);
+    let after = world.tailnet.state().settings().ephemeral_s;
+    world.now = world.now.after(Duration::from_secs(u64::from(after) + 1));
+    world.tailnet.on_deadline(world.now);
+    assert_eq!(world.tailnet.state().nodes().count(), 0);
 }
