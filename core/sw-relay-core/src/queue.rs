@@ -22,27 +22,34 @@ pub struct Chunk {
     pub packets: u32,
 }
 
-/// How much may wait.
+/// How much may wait. The data queue takes a packet as long as one of its two limits allows it: so there is always room
+/// for what the official relay queues, and more as long as packets are small.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueLimits {
     /// Bytes in the data queue.
     pub data_bytes: usize,
+    /// Packets in the data queue (derp.md §7.1).
+    pub data_packets: u32,
     /// Packets in the disco queue (derp.md §7.1).
     pub disco_packets: u32,
 }
 
 impl Default for QueueLimits {
     fn default() -> Self {
-        // The official 32 packets are far too few for long fat paths; bytes bound the memory.
-        Self { data_bytes: 512 << 10, disco_packets: 32 }
+        // The official 32 packets are far too few for long fat paths; bytes bound the memory. 32 of the largest are 2 MiB.
+        Self { data_bytes: 512 << 10, data_packets: 32, disco_packets: 32 }
     }
 }
 
 impl QueueLimits {
-    /// What is left of them when the relay as a whole holds too much: about the official 32 packets.
+    /// What is left of them when the relay as a whole holds too much: about 32 packets of an ordinary path.
     #[must_use]
     pub fn pressed(self) -> Self {
-        Self { data_bytes: self.data_bytes.min(48 << 10), ..self }
+        Self { data_bytes: self.data_bytes.min(48 << 10), data_packets: 0, ..self }
+    }
+
+    fn has_room(self, bytes: usize, packets: u32) -> bool {
+        bytes <= self.data_bytes || packets <= self.data_packets
     }
 }
 
@@ -65,6 +72,7 @@ pub struct Dropped {
 pub struct SendQueue {
     data: VecDeque<Chunk>,
     data_bytes: usize,
+    data_packets: u32,
     disco: VecDeque<Chunk>,
     disco_packets: u32,
     disco_bytes: usize,
@@ -97,17 +105,20 @@ impl SendQueue {
 
     fn push_data(&mut self, chunk: Chunk, limits: QueueLimits, dropped: &mut Dropped) {
         for _ in 0..HEAD_DROPS_MAX {
-            if self.data_bytes + chunk.bytes.len() <= limits.data_bytes {
+            if limits.has_room(self.data_bytes + chunk.bytes.len(), self.data_packets + chunk.packets) {
                 break;
             }
             let Some(oldest) = self.data.pop_front() else { break };
             self.data_bytes -= oldest.bytes.len();
+            self.data_packets -= oldest.packets;
             dropped.head_packets += oldest.packets;
             dropped.head_bytes += oldest.bytes.len();
         }
         // A chunk longer than the whole limit still passes an empty queue: it is at most one read of the sender.
-        if self.data_bytes + chunk.bytes.len() <= limits.data_bytes || self.data.is_empty() {
+        let has_room = limits.has_room(self.data_bytes + chunk.bytes.len(), self.data_packets + chunk.packets);
+        if has_room || self.data.is_empty() {
             self.data_bytes += chunk.bytes.len();
+            self.data_packets += chunk.packets;
             self.data.push_back(chunk);
         } else {
             dropped.tail_packets += chunk.packets;
@@ -148,6 +159,7 @@ impl SendQueue {
             }
             if let Some(chunk) = self.data.pop_front() {
                 self.data_bytes -= chunk.bytes.len();
+                self.data_packets -= chunk.packets;
                 taken += chunk.bytes.len();
                 take(chunk);
             }
@@ -173,8 +185,8 @@ impl SendQueue {
     /// Packets and bytes that wait, disco first: what is lost when the client goes.
     #[must_use]
     pub fn waiting(&self) -> [(u64, u64); 2] {
-        let packets = self.data.iter().map(|chunk| u64::from(chunk.packets)).sum();
-        [(self.disco_packets.into(), self.disco_bytes as u64), (packets, self.data_bytes as u64)]
+        let of = |packets: u32, bytes: usize| (u64::from(packets), bytes as u64);
+        [of(self.disco_packets, self.disco_bytes), of(self.data_packets, self.data_bytes)]
     }
 
     /// Bytes that wait.
@@ -198,7 +210,22 @@ mod tests {
         marks
     }
 
-    const LIMITS: QueueLimits = QueueLimits { data_bytes: 1000, disco_packets: 4 };
+    const LIMITS: QueueLimits = QueueLimits { data_bytes: 1000, data_packets: 0, disco_packets: 4 };
+
+    #[test]
+    fn packets_of_the_largest_size_have_the_official_queue() {
+        let mut queue = SendQueue::new();
+        let limits = QueueLimits::default();
+        for _ in 0..32 {
+            assert_eq!(queue.push(Kind::Data, chunk(65_573, 0), limits), Dropped::default());
+        }
+        assert_eq!(queue.push(Kind::Data, chunk(65_573, 0), limits).head_packets, 1);
+        let mut queue = SendQueue::new();
+        for _ in 0..4_000 {
+            assert_eq!(queue.push(Kind::Data, chunk(131, 0), limits), Dropped::default());
+        }
+        assert!(queue.push(Kind::Data, chunk(131, 0), limits.pressed()).head_packets > 0);
+    }
 
     #[test]
     fn at_the_limit_nothing_is_dropped_and_past_it_the_oldest() {
