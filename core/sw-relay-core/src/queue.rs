@@ -115,7 +115,8 @@ impl SendQueue {
             dropped.head_bytes += oldest.bytes.len();
         }
         // A chunk longer than the whole limit still passes an empty queue: it is at most one read of the sender.
-        let has_room = limits.has_room(self.data_bytes + chunk.bytes.len(), self.data_packets + chunk.packets);
+        let has_room =
+            limits.has_room(self.data_bytes + chunk.bytes.len(), self.data_packets + chunk.packets);
         if has_room || self.data.is_empty() {
             self.data_bytes += chunk.bytes.len();
             self.data_packets += chunk.packets;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use sw_net::dial::Proxy;
 use sw_types::DEFAULT_NODE_PORT;
 use sw_types::local::{OFFICIAL_SOCKET_PATH, Problem, SOCKET_PATH};
 
@@ -78,6 +79,7 @@ impl DaemonArgs {
             },
             socks5: self.socks5_server.clone(),
             http_proxy: self.outbound_http_proxy_listen.clone(),
+            proxy: Proxy::from_environment(|name| std::env::var(name).ok()),
             ..DaemonConfig::default()
         }
     }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use sw_net::dial::Proxy;
 use sw_types::{ControlKey, DEFAULT_NODE_PORT, ServerKeyHash};
 
 /// Where inner packets go.
@@ -45,6 +46,8 @@ pub struct DaemonConfig {
     pub socks5: Option<String>,
     /// Address of the HTTP proxy; may be the same.
     pub http_proxy: Option<String>,
+    /// The proxy by which the server and the relays are reached over TCP.
+    pub proxy: Option<Proxy>,
     /// Further addresses of the control server, tried after the one in the preferences.
     pub server_candidates: Vec<String>,
     /// The key that the control server must have.
@@ -65,6 +68,7 @@ impl Default for DaemonConfig {
             port: Port::default(),
             socks5: None,
             http_proxy: None,
+            proxy: None,
             server_candidates: Vec::new(),
             server_key: None,
             server_key_hash: None,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::SockRef;
-use sw_net::dial::DialOptions;
+use sw_net::dial::{DialOptions, Proxy};
 use sw_os::router::MARK_BYPASS;
 use tokio::net::UdpSocket;
 
@@ -14,14 +14,15 @@ use tokio::net::UdpSocket;
 #[derive(Clone, Debug)]
 pub(crate) struct SocketFactory {
     can_mark: Arc<AtomicBool>,
+    proxy: Option<Proxy>,
 }
 
 impl SocketFactory {
     /// `wants_marks` is false in userspace mode, where there is no tunnel to enter.
-    pub(crate) fn new(wants_marks: bool) -> Self {
+    pub(crate) fn new(wants_marks: bool, proxy: Option<Proxy>) -> Self {
         let can_mark = wants_marks
             && std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).is_ok_and(|probe| mark(&probe).is_ok());
-        Self { can_mark: Arc::new(AtomicBool::new(can_mark)) }
+        Self { can_mark: Arc::new(AtomicBool::new(can_mark)), proxy }
     }
 
     /// The mark for the data sockets, 0 for none.
@@ -33,6 +34,7 @@ impl SocketFactory {
     pub(crate) fn dial_options(&self) -> DialOptions {
         let factory = self.clone();
         DialOptions {
+            proxy: self.proxy.clone(),
             prepare: Some(Arc::new(move |socket| if factory.mark() == 0 { Ok(()) } else { mark(socket) })),
             ..DialOptions::default()
         }

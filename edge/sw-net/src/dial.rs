@@ -69,6 +69,8 @@ pub struct Proxy {
     host: String,
     port: u16,
     authorization: Option<Arc<Secret<String>>>,
+    /// Hosts and domains that are reached without it, in lower case.
+    exceptions: Arc<[String]>,
 }
 
 impl fmt::Debug for Proxy {
@@ -94,7 +96,33 @@ impl Proxy {
             host: authority.host().to_owned(),
             port: authority.port_u16().unwrap_or(80),
             authorization,
+            exceptions: Arc::default(),
         })
+    }
+
+    /// The proxy that the environment asks for: `https_proxy` or else `all_proxy`, without what `no_proxy` lists (hosts,
+    /// domains, `*`) and without this machine. `variable` reads one; upper case counts too.
+    #[must_use]
+    pub fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Option<Self> {
+        let either = |name: &str| variable(name).or_else(|| variable(&name.to_uppercase()));
+        let wanted = either("https_proxy").or_else(|| either("all_proxy"))?;
+        let proxy = Self::parse(wanted.trim())?;
+        let listed = either("no_proxy").unwrap_or_default().to_lowercase();
+        let listed =
+            listed.split(',').map(|entry| entry.trim().trim_start_matches("*.").trim_start_matches('.'));
+        let here = ["localhost", "127.0.0.1", "::1"];
+        let exceptions = listed.filter(|entry| !entry.is_empty()).chain(here).map(str::to_owned).collect();
+        Some(Self { exceptions, ..proxy })
+    }
+
+    /// Reports whether a host is reached through the proxy.
+    fn covers(&self, host: &str) -> bool {
+        let host = host.trim_matches(['[', ']']).to_lowercase();
+        let is_meant = |entry: &String| {
+            let is_below = || host.strip_suffix(entry.as_str()).is_some_and(|rest| rest.ends_with('.'));
+            entry == "*" || host == *entry || is_below()
+        };
+        !self.exceptions.iter().any(is_meant)
     }
 
     async fn tunnel(&self, options: &DialOptions, host: &str, port: u16) -> Result<TcpStream, DialError> {
@@ -128,6 +156,12 @@ pub struct DialOptions {
     pub prefer_ipv6: bool,
 }
 
+impl DialOptions {
+    fn proxy_for(&self, host: &str) -> Option<&Proxy> {
+        self.proxy.as_ref().filter(|proxy| proxy.covers(host))
+    }
+}
+
 impl fmt::Debug for DialOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DialOptions").field("proxy", &self.proxy).finish_non_exhaustive()
@@ -139,7 +173,7 @@ impl fmt::Debug for DialOptions {
 /// # Errors
 /// See [`DialError`].
 pub async fn connect(options: &DialOptions, host: &str, port: u16) -> Result<TcpStream, DialError> {
-    match &options.proxy {
+    match options.proxy_for(host) {
         Some(proxy) => proxy.tunnel(options, host, port).await,
         None => direct(options, host, port).await,
     }
@@ -151,7 +185,7 @@ pub async fn connect(options: &DialOptions, host: &str, port: u16) -> Result<Tcp
 /// See [`DialError`].
 pub async fn connect_node(options: &DialOptions, node: &RelayNode) -> Result<TcpStream, DialError> {
     let (host, port) = (node.host_name.as_str(), node.derp_port);
-    if let Some(proxy) = &options.proxy {
+    if let Some(proxy) = options.proxy_for(host) {
         return proxy.tunnel(options, host, port).await;
     }
     let wants_name = matches!(node.ipv4, RelayAddr::Resolve) || matches!(node.ipv6, RelayAddr::Resolve);
@@ -313,6 +347,30 @@ mod tests {
             let stream = race(&options, "x", port, both.clone()).await.unwrap();
             assert!(stream.peer_addr().unwrap().is_ipv4());
         }
+    }
+
+    #[test]
+    fn the_environment_names_the_proxy_and_its_exceptions() {
+        let with = |variables: &[(&str, &str)]| {
+            Proxy::from_environment(|name| {
+                variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+            })
+        };
+        assert!(with(&[]).is_none());
+        assert!(with(&[("https_proxy", "socks5://10.0.0.1:1080")]).is_none(), "no tunnel by CONNECT");
+        let proxy =
+            with(&[("HTTPS_PROXY", "http://proxy.lan:3128"), ("NO_PROXY", "example.org, *.lan ,10.0.0.7")]);
+        let proxy = proxy.unwrap();
+        assert_eq!((proxy.host.as_str(), proxy.port), ("proxy.lan", 3128));
+        for host in ["relay.example.com", "notexample.org", "10.0.0.70", "2001:db8::1"] {
+            assert!(proxy.covers(host), "{host}");
+        }
+        for host in
+            ["example.org", "VPN.example.org", "nas.lan", "10.0.0.7", "localhost", "127.0.0.1", "[::1]"]
+        {
+            assert!(!proxy.covers(host), "{host}");
+        }
+        assert!(!with(&[("all_proxy", "p:1"), ("no_proxy", "*")]).unwrap().covers("x.example"));
     }
 
     #[tokio::test]

@@ -47,7 +47,7 @@ pub(crate) async fn start(
     let store = Store::open(config.state_dir.clone())?;
     let is_userspace = config.tun == TunMode::Userspace;
     let (io, reconciler) = open_inner_side(&config, &store)?;
-    let sockets = SocketFactory::new(!is_userspace);
+    let sockets = SocketFactory::new(!is_userspace, config.proxy.clone());
     let (device, device_events) = open_device(&config, io, &sockets)?;
     let device = Arc::new(device);
 

@@ -110,10 +110,13 @@ impl Default for Attempts {
 
 impl Attempts {
     fn failed(&mut self, error: &ConnectError) {
-        // A middlebox that does not pass `Upgrade: DERP` may pass a WebSocket; try both in turn.
-        self.upgrade = match (error, self.upgrade) {
-            (ConnectError::Http(_), Upgrade::Derp) => Upgrade::WebSocket,
-            _ => Upgrade::Derp,
+        // A middlebox that does not pass `Upgrade: DERP` may pass a WebSocket; try both in turn. One that only cuts the
+        // connection looks like a relay that restarts, so then not before the third attempt.
+        let is_refused = matches!(error, ConnectError::Http(_));
+        let is_cut = matches!(error, ConnectError::Io(_) | ConnectError::Login(_) | ConnectError::TimedOut);
+        self.upgrade = match self.upgrade {
+            Upgrade::Derp if is_refused || (is_cut && self.failures >= 2) => Upgrade::WebSocket,
+            Upgrade::Derp | Upgrade::WebSocket => Upgrade::Derp,
         };
     }
 

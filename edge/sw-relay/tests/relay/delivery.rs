@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use sw_net::derp_client::{DerpConfig, DerpEvent, Upgrade};
+use sw_net::dial::Proxy;
 use sw_proto::derp::PeerGone;
 use sw_types::{CertCheck, MeshKey, NodePrivate};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::setup::{Peer, config, disco_packet, eventually, region, start};
 
@@ -50,6 +51,73 @@ async fn a_websocket_carries_the_same_frames() {
         drop(connection);
         eventually("it left", || running.relay.stats().connections == 1).await;
     }
+}
+
+/// Passes connections on to a relay if `answer` says so, after what it says; else answers and closes.
+async fn middlebox(
+    relay: std::net::SocketAddr,
+    answer: fn(&str) -> (bool, &'static [u8]),
+    eats_head: bool,
+) -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await.unwrap());
+                }
+                let (passes, said) = answer(std::str::from_utf8(&head).unwrap());
+                stream.write_all(said).await.unwrap();
+                if passes {
+                    let mut onward = tokio::net::TcpStream::connect(relay).await.unwrap();
+                    if !eats_head {
+                        onward.write_all(&head).await.unwrap();
+                    }
+                    drop(tokio::io::copy_bidirectional(&mut stream, &mut onward).await);
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_finds_its_way_through_a_proxy_and_past_a_box_that_knows_websockets_alone() {
+    let running = start(config(1));
+    let mut there = Peer::plain(&running, 10).await;
+    let websockets = |head: &str| -> (bool, &'static [u8]) {
+        match head.contains("Upgrade: websocket") {
+            true => (true, b""),
+            false => (false, b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"),
+        }
+    };
+    let boxed = middlebox(running.address, websockets, false).await;
+    let behind = Peer::connect(boxed, None, 11).await;
+    behind.client.send(there.key, b"over a websocket");
+    assert_eq!(&there.packet().await.packet[..], b"over a websocket");
+    assert!(running.relay.metrics_text().contains("derp_websocket_accepts 1\n"));
+
+    let connect = |head: &str| -> (bool, &'static [u8]) {
+        match head.starts_with("CONNECT ") && head.contains("Proxy-Authorization: Basic dTpw\r\n") {
+            true => (true, b"HTTP/1.1 200 Connection established\r\n\r\n"),
+            false => (false, b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"),
+        }
+    };
+    let proxy = middlebox(running.address, connect, true).await;
+    let key = Arc::new(NodePrivate::generate([12; 32]));
+    let pinned = CertCheck::Sha256(running.hash.0);
+    let mut through = DerpConfig::new(region(running.address, pinned), Arc::clone(&key));
+    through.dial.proxy = Proxy::parse(&format!("http://u:p@{proxy}"));
+    let mut connection = sw_net::derp_client::connect(&through, Upgrade::Derp).await.unwrap();
+    there.client.send(key.public(), b"through a proxy");
+    let mut frame = [0; 5 + 32 + 15];
+    connection.stream.read_exact(&mut frame).await.unwrap();
+    assert_eq!(&frame[37..], b"through a proxy");
+    through.dial.proxy = Proxy::parse(&format!("http://{proxy}"));
+    assert!(sw_net::derp_client::connect(&through, Upgrade::Derp).await.is_err(), "without its password");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
