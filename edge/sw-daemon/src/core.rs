@@ -5,6 +5,7 @@
 mod control_tasks;
 mod device;
 mod outputs;
+mod port_mapping;
 mod queries;
 mod start;
 
@@ -16,6 +17,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use sw_dataplane::{Device, Event as DeviceEvent};
 use sw_net::derp_client::DerpEvent;
+use sw_net::portmap::{Mapping, PortMapper};
 use sw_node::control::RequestFailure;
 use sw_node::resolve::Resolver;
 use sw_node::{Node, RequestId};
@@ -102,6 +104,7 @@ pub(crate) struct Inputs {
     relays: mpsc::Receiver<(RegionId, DerpEvent)>,
     links: mpsc::Receiver<LinkEvent>,
     applied: Option<watch::Receiver<sw_os::Applied>>,
+    mappings: mpsc::Receiver<Option<Mapping>>,
 }
 
 /// The owner of all state.
@@ -120,6 +123,11 @@ pub(crate) struct Core {
     resolver: Arc<ArcSwap<Resolver>>,
     dns: Arc<DnsService>,
     sockets: SocketFactory,
+    port_mapper: PortMapper,
+    /// The port that should be reachable from outside, as the path engine wishes.
+    mapped_port: Option<u16>,
+    /// What the router gives at present.
+    pub(crate) mapping: Option<Mapping>,
     /// The disco key's bytes: a new path engine is made when the node key changes.
     disco: zeroize::Zeroizing<[u8; 32]>,
     pings: BTreeMap<PingId, oneshot::Sender<PingOutcome>>,
@@ -166,6 +174,7 @@ impl Core {
                     }
                 }
                 Some(event) = inputs.links.recv() => self.on_link_event(event),
+                Some(mapping) = inputs.mappings.recv() => self.on_mapping(mapping),
                 Some(applied) = next_applied(&mut inputs.applied) => self.on_applied(applied),
                 () = tokio::time::sleep(sleep) => self.on_deadline(),
             }
@@ -175,6 +184,7 @@ impl Core {
             }
         }
         self.shut_down();
+        self.port_mapper.stop().await;
     }
 
     pub(crate) fn now(&self) -> Now {
@@ -279,6 +289,7 @@ impl Core {
             }
         }
         self.paths.on_local_addresses(local, now);
+        self.ask_for_port();
         self.node.on_network(lan, self.dns_facts(), now);
     }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::SockRef;
 use sw_net::dial::{DialOptions, Proxy};
+use sw_net::portmap::OpenUdp;
 use sw_os::router::MARK_BYPASS;
 use tokio::net::UdpSocket;
 
@@ -40,6 +41,12 @@ impl SocketFactory {
         }
     }
 
+    /// Opens UDP sockets on our own addresses, for asking the router for ports.
+    pub(crate) fn open_udp(&self) -> OpenUdp {
+        let factory = self.clone();
+        Arc::new(move |local| factory.bound((local, 0).into()))
+    }
+
     /// A UDP socket that can reach `target`.
     pub(crate) fn udp(&self, target: SocketAddr) -> io::Result<UdpSocket> {
         let any: SocketAddr = if target.is_ipv4() {
@@ -47,7 +54,11 @@ impl SocketFactory {
         } else {
             (Ipv6Addr::UNSPECIFIED, 0).into()
         };
-        let socket = std::net::UdpSocket::bind(any)?;
+        self.bound(any)
+    }
+
+    fn bound(&self, at: SocketAddr) -> io::Result<UdpSocket> {
+        let socket = std::net::UdpSocket::bind(at)?;
         if self.mark() != 0 {
             mark(&socket)?;
         }

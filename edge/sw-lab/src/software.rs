@@ -69,6 +69,10 @@ impl Software {
         command.args(["--tun", self.tun(), "--port", NODE_PORT]);
         // nft is what the lab needs anyway; iptables may not be there.
         command.env("TS_DEBUG_FIREWALL_MODE", "nftables").env("HOME", dir);
+        // The one word of the environment that daemons of a lab should hear.
+        if let Some(filter) = std::env::var_os("SAMEWIRE_LOG") {
+            command.env("SAMEWIRE_LOG", filter);
+        }
         Ok(command)
     }
 

@@ -12,6 +12,7 @@ pub mod acme;
 pub mod derp_client;
 pub mod dial;
 pub mod front;
+pub mod portmap;
 pub mod pump;
 pub mod socket;
 pub mod tls;

@@ -8,4 +8,5 @@ mod cleanup;
 mod journey;
 mod mixed;
 mod paths;
+mod portmap;
 mod scene;

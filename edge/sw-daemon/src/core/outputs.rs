@@ -271,7 +271,10 @@ impl Core {
                 self.node.on_endpoints(told, now);
             }
             PathOutput::HomeRegion(region) => self.relays.set_home(region),
-            PathOutput::NetInfo(info) => self.node.on_net_info(wire_net_info(&info), now),
+            PathOutput::NetInfo(info) => {
+                let info = self.wire_net_info(&info);
+                self.node.on_net_info(info, now);
+            }
             PathOutput::NetcheckReport(_) => {}
             PathOutput::MeasureRelayHttp(region) => self.measure_relay(region),
             PathOutput::Resolve(name) => {
@@ -286,7 +289,10 @@ impl Core {
                     let _stopping = reports.send(Report::Resolved { name, addresses }).await;
                 });
             }
-            PathOutput::WantPortMapping(_) => {}
+            PathOutput::WantPortMapping(port) => {
+                self.mapped_port = port;
+                self.ask_for_port();
+            }
             PathOutput::OpenSockets(count) => self.open_sockets(count),
             PathOutput::CloseSocket(socket) => self.device.close_socket(SocketNumber(socket.0)),
             PathOutput::Rebind => self.rebind(),
@@ -331,21 +337,4 @@ fn way(route: Route) -> Option<Way> {
 
 fn wire_kind(kind: EndpointType) -> WireEndpointType {
     WireEndpointType(kind as i32)
-}
-
-fn wire_net_info(info: &sw_path::NetInfo) -> sw_tailcfg::NetInfo {
-    sw_tailcfg::NetInfo {
-        mapping_varies_by_dest_ip: info.mapping_varies,
-        working_ipv6: Some(info.working_ipv6),
-        os_has_ipv6: Some(info.os_has_ipv6),
-        working_udp: Some(info.working_udp),
-        have_port_map: info.have_port_map,
-        preferred_derp: info.preferred_derp.unwrap_or_default(),
-        derp_latency: info
-            .derp_latency
-            .iter()
-            .map(|(key, delay)| (key.clone(), delay.as_secs_f64()))
-            .collect(),
-        ..sw_tailcfg::NetInfo::default()
-    }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use sw_dataplane::{Device, DeviceConfig, PacketIo, SocketOptions, UdpOffload};
+use sw_net::portmap::PortMapper;
 use sw_node::{Node, NodeConfig};
 use sw_os::host::{self, Holder};
 use sw_os::reconciler::Reconciler;
@@ -55,6 +56,7 @@ pub(crate) async fn start(
     let (reports, report_queue) = mpsc::channel(REPORTS_MAX);
     let (relay_events, relay_queue) = mpsc::channel(RELAY_EVENTS_MAX);
     let (links, link_queue) = mpsc::channel(4);
+    let (mapping_changes, mappings) = mpsc::channel(4);
 
     let bus = Bus::new();
     let resolver = Arc::new(ArcSwap::from_pointee(sw_node::resolve::Resolver::default()));
@@ -100,6 +102,9 @@ pub(crate) async fn start(
         dns: Arc::clone(&dns),
         reconciler,
         resolver,
+        port_mapper: PortMapper::spawn(sockets.open_udp(), mapping_changes),
+        mapped_port: None,
+        mapping: None,
         sockets,
         disco,
         pings: BTreeMap::new(),
@@ -120,6 +125,7 @@ pub(crate) async fn start(
         relays: relay_queue,
         links: link_queue,
         applied,
+        mappings,
     };
     let task = tokio::spawn(core.run(inputs, stop));
     Ok((CoreHandle { calls }, task))

@@ -107,6 +107,9 @@ pub(super) fn answer(
     if request.path == "/rootDesc.xml" {
         return http("200 OK", &description());
     }
+    if request.path == "/scpd.xml" {
+        return http("200 OK", &service_description());
+    }
     if request.path != "/ctl" {
         return http("404 Not Found", "");
     }
@@ -208,6 +211,38 @@ fn description() -> String {
     format!(
         "<?xml version=\"1.0\"?>\n<root xmlns=\"urn:schemas-upnp-org:device-1-0\">\
          <specVersion><major>1</major><minor>0</minor></specVersion>{root}</root>\n"
+    )
+}
+
+/// The actions of the service and the arguments that go in, which some clients read before they ask.
+fn service_description() -> String {
+    let add = [
+        "NewRemoteHost",
+        "NewExternalPort",
+        "NewProtocol",
+        "NewInternalPort",
+        "NewInternalClient",
+        "NewEnabled",
+        "NewPortMappingDescription",
+        "NewLeaseDuration",
+    ];
+    let actions: [(&str, &[&str]); 4] = [
+        ("GetExternalIPAddress", &[]),
+        ("GetStatusInfo", &[]),
+        ("AddPortMapping", &add),
+        ("DeletePortMapping", &add[..3]),
+    ];
+    let action = |(name, arguments): (&str, &[&str])| {
+        let arguments: String = arguments
+            .iter()
+            .map(|argument| format!("<argument><name>{argument}</name><direction>in</direction></argument>"))
+            .collect();
+        format!("<action><name>{name}</name><argumentList>{arguments}</argumentList></action>")
+    };
+    format!(
+        "<?xml version=\"1.0\"?>\n<scpd xmlns=\"urn:schemas-upnp-org:service-1-0\">\
+         <specVersion><major>1</major><minor>0</minor></specVersion><actionList>{}</actionList></scpd>\n",
+        actions.map(action).concat()
     )
 }
 
