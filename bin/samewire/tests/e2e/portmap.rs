@@ -12,10 +12,8 @@ fn a_port_opens_a_hard_nat(lab: &str, service: PortMapping) {
     let mut home = SiteSpec::new("home", Nat::Hard);
     home.port_mapping = vec![service];
     let sites = vec![home, SiteSpec::new("office", Nat::Hard)];
-    let machines = vec![
-        MachineSpec::new("alder", "home", SAMEWIRE),
-        MachineSpec::new("birch", "office", SAMEWIRE),
-    ];
+    let machines =
+        vec![MachineSpec::new("alder", "home", SAMEWIRE), MachineSpec::new("birch", "office", SAMEWIRE)];
     let mut scene = scene(lab, SAMEWIRE, sites, machines);
     scene.join("alder");
     scene.join("birch");
