@@ -1,4 +1,8 @@
-//! The samewire library: its parts wired together.
+//! The samewire library: its parts wired together, and [`Node`], a machine of the network inside a program.
+
+mod node;
 
 pub mod first_run;
 pub mod serving;
+
+pub use node::{JoinOptions, Node};

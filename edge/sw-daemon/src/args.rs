@@ -79,6 +79,7 @@ impl DaemonArgs {
             },
             socks5: self.socks5_server.clone(),
             http_proxy: self.outbound_http_proxy_listen.clone(),
+            serves_host: true,
             proxy: Proxy::from_environment(|name| std::env::var(name).ok()),
             ..DaemonConfig::default()
         }

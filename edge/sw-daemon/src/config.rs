@@ -48,6 +48,8 @@ pub struct DaemonConfig {
     pub http_proxy: Option<String>,
     /// The proxy by which the server and the relays are reached over TCP.
     pub proxy: Option<Proxy>,
+    /// In userspace mode: connections to this node reach the services of this host (on its loopback).
+    pub serves_host: bool,
     /// Further addresses of the control server, tried after the one in the preferences.
     pub server_candidates: Vec<String>,
     /// The key that the control server must have.
@@ -68,6 +70,7 @@ impl Default for DaemonConfig {
             port: Port::default(),
             socks5: None,
             http_proxy: None,
+            serves_host: false,
             proxy: None,
             server_candidates: Vec::new(),
             server_key: None,

@@ -36,6 +36,7 @@ use crate::dns_service::DnsService;
 use crate::relays::Relays;
 use crate::sockets::SocketFactory;
 use crate::store::Store;
+use crate::userspace::Network;
 
 pub(crate) use self::queries::PingTarget;
 pub(crate) use self::start::start;
@@ -118,6 +119,7 @@ pub(crate) struct Core {
     gate: Option<Arc<sw_filter::Gate>>,
     pub(crate) relays: Relays,
     pub(crate) bus: Bus,
+    network: Option<Network>,
     control: ControlTasks,
     reconciler: Option<Reconciler>,
     resolver: Arc<ArcSwap<Resolver>>,

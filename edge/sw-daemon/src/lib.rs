@@ -24,15 +24,22 @@ mod ping;
 mod relays;
 mod sockets;
 mod store;
+mod userspace;
 
+use std::net::IpAddr;
+
+use sw_types::local::{BackendState, StartOptions};
+use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
 pub use args::{DaemonArgs, run};
 pub use config::{DaemonConfig, Port, TunMode};
 pub use local_api::ResponseBody;
+pub use sw_netstack::{BoxedStream, DialError, NetstackError, Target, TcpListener, TcpStream, UdpSocket};
 pub use sw_types::local::Problem;
+pub use userspace::Network;
 
-use crate::core::CoreHandle;
+use crate::core::{CoreHandle, Stopped};
 
 /// Short form of the version, as official programs print theirs.
 pub const VERSION_SHORT: &str = env!("CARGO_PKG_VERSION");
@@ -46,6 +53,7 @@ pub struct Daemon {
     stop: CancellationToken,
     core_task: tokio::task::JoinHandle<()>,
     api_task: Option<tokio::task::JoinHandle<()>>,
+    network: Option<Network>,
 }
 
 impl Daemon {
@@ -57,17 +65,64 @@ impl Daemon {
         let stop = CancellationToken::new();
         let socket = config.socket.clone();
         let alias = config.official_alias.clone();
-        let (core, core_task) = core::start(config, stop.clone()).await?;
+        let (core, core_task, network) =
+            core::start(config, stop.clone()).await.inspect_err(|_| stop.cancel())?;
         let api_task = match socket {
             Some(path) => Some(local_api::serve(path, alias, core.clone(), stop.clone())?),
             None => None,
         };
-        Ok(Self { core, stop, core_task, api_task })
+        Ok(Self { core, stop, core_task, api_task, network })
     }
 
     /// Sends a LocalAPI request without a socket, with full rights; for programs that embed the node.
     pub async fn local_api(&self, request: http::Request<bytes::Bytes>) -> http::Response<ResponseBody> {
         local_api::handle_in_process(&self.core, request).await
+    }
+
+    /// Asks the node's task until it is on the network, or cannot get there by itself.
+    ///
+    /// # Errors
+    /// What the server or the settings stand in the way with.
+    pub async fn connect(&self, options: StartOptions) -> Result<(), Problem> {
+        let stopped = |Stopped| Problem::other("the node has ended.", "", "start it anew");
+        let mut news = self.core.call(|core| core.bus.subscribe()).await.map_err(stopped)?;
+        self.core.call(|core| core.start_session(options)).await.map_err(stopped)?;
+        loop {
+            let (state, problem, url) = self
+                .core
+                .call(|core| {
+                    (core.node.state(), core.node.problem().cloned(), core.node.auth_url().to_owned())
+                })
+                .await
+                .map_err(stopped)?;
+            if state == BackendState::Running {
+                return Ok(());
+            }
+            if let Some(problem) = problem {
+                return Err(problem);
+            }
+            if !url.is_empty() {
+                return Err(Problem::other(
+                    "the server wants a person to log in.",
+                    "",
+                    format!("open {url}"),
+                ));
+            }
+            // Lagging or not: something changed, so look again.
+            if let Err(RecvError::Closed) = news.recv().await {
+                return Err(stopped(Stopped));
+            }
+        }
+    }
+
+    /// This node's addresses on the network.
+    pub async fn addresses(&self) -> Vec<IpAddr> {
+        self.core.call(|core| core.status(false).tailscale_ips).await.ok().flatten().unwrap_or_default()
+    }
+
+    /// The network as programs of this process see it; `None` with a TUN, where the system's own sockets do.
+    pub fn network(&self) -> Option<&Network> {
+        self.network.as_ref()
     }
 
     /// Ends the node in good order: peers' tunnels, routes, DNS settings, socket.

@@ -2,41 +2,16 @@
 
 use crate::proxy::{Dial, DialError, Target};
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::net::TcpStream;
 
-/// Connections served at once; more wait.
-const CONNECTIONS_MAX: usize = 1_024;
 /// Bytes of a request's head (threat-model.md §4).
 const HEAD_MAX: usize = 64 * 1_024;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves until the listener fails.
-///
-/// # Errors
-/// The listener's own error.
-pub async fn serve_http_proxy(listener: TcpListener, dial: Arc<dyn Dial>) -> io::Result<()> {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let mut clients = JoinSet::new();
-    loop {
-        let slot = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
-        let (client, _) = listener.accept().await?;
-        while clients.try_join_next().is_some() {}
-        let dial = Arc::clone(&dial);
-        clients.spawn(async move {
-            if let Err(error) = serve(client, &*dial).await {
-                tracing::trace!(%error, "HTTP proxy client ended");
-            }
-            drop(slot);
-        });
-    }
-}
-
-async fn serve(mut client: TcpStream, dial: &dyn Dial) -> io::Result<()> {
+/// Serves one client.
+pub(crate) async fn serve(mut client: TcpStream, dial: &dyn Dial) -> io::Result<()> {
     let (head, rest) = tokio::time::timeout(HEAD_TIMEOUT, read_head(&mut client)).await??;
     let Some(request) = Request::parse(&head) else {
         return answer(&mut client, "400 Bad Request", "this is a proxy: use CONNECT or an absolute URL")
@@ -122,6 +97,8 @@ async fn answer(client: &mut TcpStream, status: &str, text: &str) -> io::Result<
 mod tests {
     use super::*;
     use crate::socks::tests::Birch;
+    use std::sync::Arc;
+    use tokio::net::TcpListener;
 
     #[test]
     fn an_absolute_url_is_sent_on_in_origin_form() {
@@ -139,7 +116,7 @@ mod tests {
     async fn ask(request: &[u8]) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let to = listener.local_addr().expect("bound");
-        let server = tokio::spawn(serve_http_proxy(listener, Arc::new(Birch)));
+        let server = tokio::spawn(crate::serve_proxy(listener, Arc::new(Birch)));
         let mut client = TcpStream::connect(to).await.expect("connects");
         client.write_all(request).await.expect("writes");
         client.shutdown().await.expect("closes");

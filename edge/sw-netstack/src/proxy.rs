@@ -1,10 +1,52 @@
-//! What the SOCKS5 and the HTTP proxy share: a target, and somebody who opens it.
+//! The proxy for programs on this host: SOCKS5 and HTTP on one port, told apart by the first byte.
 
+use crate::{http, socks};
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+/// Connections served at once; more wait.
+const CONNECTIONS_MAX: usize = 1_024;
+/// A client must have said something by then.
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Serves SOCKS5 and HTTP clients until the listener fails.
+///
+/// # Errors
+/// The listener's own error.
+pub async fn serve_proxy(listener: TcpListener, dial: Arc<dyn Dial>) -> io::Result<()> {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut clients = JoinSet::new();
+    loop {
+        let slot = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
+        let (client, _) = listener.accept().await?;
+        while clients.try_join_next().is_some() {}
+        let dial = Arc::clone(&dial);
+        clients.spawn(async move {
+            if let Err(error) = serve(client, &*dial).await {
+                tracing::trace!(%error, "a client of the proxy ended");
+            }
+            drop(slot);
+        });
+    }
+}
+
+async fn serve(client: TcpStream, dial: &dyn Dial) -> io::Result<()> {
+    let mut first = [0];
+    tokio::time::timeout(FIRST_BYTE_TIMEOUT, client.peek(&mut first)).await??;
+    match first {
+        [socks::VERSION] => socks::serve(client, dial).await,
+        _ => http::serve(client, dial).await,
+    }
+}
 
 /// A byte stream of any kind.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -33,7 +75,7 @@ impl fmt::Display for Target {
 
 impl Target {
     /// Reads `host:port`, `[v6]:port`; a missing port is `default_port`.
-    pub(crate) fn parse(text: &str, default_port: u16) -> Option<Self> {
+    pub fn parse(text: &str, default_port: u16) -> Option<Self> {
         let (host, port) = match text.rsplit_once(':') {
             Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, port.parse().ok()?),
             _ => (text, default_port),

@@ -3,43 +3,18 @@
 use crate::proxy::{Dial, DialError, Target};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::net::TcpStream;
 
-/// Connections served at once; more wait.
-const CONNECTIONS_MAX: usize = 1_024;
 /// A client must have said what it wants by then.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 
-const VERSION: u8 = 5;
+pub(crate) const VERSION: u8 = 5;
 const CONNECT: u8 = 1;
 
-/// Serves until the listener fails.
-///
-/// # Errors
-/// The listener's own error.
-pub async fn serve_socks5(listener: TcpListener, dial: Arc<dyn Dial>) -> io::Result<()> {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let mut clients = JoinSet::new();
-    loop {
-        let slot = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
-        let (client, _) = listener.accept().await?;
-        while clients.try_join_next().is_some() {}
-        let dial = Arc::clone(&dial);
-        clients.spawn(async move {
-            if let Err(error) = serve(client, &*dial).await {
-                tracing::trace!(%error, "SOCKS5 client ended");
-            }
-            drop(slot);
-        });
-    }
-}
-
-async fn serve(mut client: TcpStream, dial: &dyn Dial) -> io::Result<()> {
+/// Serves one client.
+pub(crate) async fn serve(mut client: TcpStream, dial: &dyn Dial) -> io::Result<()> {
     let target = tokio::time::timeout(GREETING_TIMEOUT, greet(&mut client)).await??;
     match dial.dial(target).await {
         Ok(mut stream) => {
@@ -126,6 +101,8 @@ pub(crate) mod tests {
     use crate::proxy::BoxedStream;
     use std::future::Future;
     use std::pin::Pin;
+    use std::sync::Arc;
+    use tokio::net::TcpListener;
 
     /// Answers for the name "birch" only, with its own words.
     #[derive(Debug)]
@@ -159,7 +136,7 @@ pub(crate) mod tests {
     async fn ask(request: &[u8]) -> Vec<u8> {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let to = listener.local_addr().expect("bound");
-        let server = tokio::spawn(serve_socks5(listener, Arc::new(Birch)));
+        let server = tokio::spawn(crate::serve_proxy(listener, Arc::new(Birch)));
         let mut client = TcpStream::connect(to).await.expect("connects");
         client.write_all(request).await.expect("writes");
         client.shutdown().await.expect("closes");
@@ -185,6 +162,5 @@ pub(crate) mod tests {
         assert_eq!(ask(b"\x05\x01\x00\x05\x01\x00\x01\x7f\x00\x00\x01\x00\x50").await[3], 5);
         assert_eq!(ask(b"\x05\x01\x00\x05\x02\x00\x01\x7f\x00\x00\x01\x00\x50").await[3], 7);
         assert_eq!(ask(b"\x05\x01\x02").await, [5, 0xff]);
-        assert_eq!(ask(b"GET / HTTP/1.1\r\n\r\n").await, b"");
     }
 }

@@ -10,3 +10,4 @@ mod mixed;
 mod paths;
 mod portmap;
 mod scene;
+mod userspace;

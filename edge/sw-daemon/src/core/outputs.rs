@@ -146,6 +146,9 @@ impl Core {
     fn set_machine(&mut self, machine: Option<MachineConfig>) {
         let now = self.now();
         let own = machine.as_ref().map(|machine| machine.addresses.iter().copied().collect::<Vec<_>>());
+        if let Some(network) = &self.network {
+            network.set_addresses(own.as_deref().unwrap_or_default());
+        }
         let advertised = self.node.prefs().advertise_routes.clone().unwrap_or_default();
         let services =
             if own.is_some() { vec![SERVICE_IPV4.into(), SERVICE_IPV6.into()] } else { Vec::new() };

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use sw_dataplane::{Device, DeviceConfig, PacketIo, SocketOptions, UdpOffload};
+use sw_dataplane::{Device, DeviceConfig, PacketChannel, PacketIo, SocketOptions, UdpOffload};
 use sw_net::portmap::PortMapper;
 use sw_node::{Node, NodeConfig};
 use sw_os::host::{self, Holder};
@@ -30,6 +30,7 @@ use crate::errors::chain;
 use crate::relays::Relays;
 use crate::sockets::SocketFactory;
 use crate::store::{JOURNAL_FILE, Store, lock_key};
+use crate::userspace::Network;
 
 /// Calls that may wait for the node's task.
 const CALLS_MAX: usize = 64;
@@ -44,10 +45,10 @@ const TUN_QUEUE_PACKETS: u32 = 1000;
 pub(crate) async fn start(
     config: DaemonConfig,
     stop: CancellationToken,
-) -> Result<(CoreHandle, JoinHandle<()>), Problem> {
+) -> Result<(CoreHandle, JoinHandle<()>, Option<Network>), Problem> {
     let store = Store::open(config.state_dir.clone())?;
     let is_userspace = config.tun == TunMode::Userspace;
-    let (io, reconciler) = open_inner_side(&config, &store)?;
+    let InnerSide { io, reconciler, packets } = open_inner_side(&config, &store)?;
     let sockets = SocketFactory::new(!is_userspace, config.proxy.clone());
     let (device, device_events) = open_device(&config, io, &sockets)?;
     let device = Arc::new(device);
@@ -90,7 +91,12 @@ pub(crate) async fn start(
             tracing::warn!(%error, "the network is not watched");
         }
     });
+    let network = packets.map(|packets| Network::start(packets, &device, Arc::clone(&resolver), &stop));
+    if let Some(network) = &network {
+        network.serve(&config, &stop).await?;
+    }
     let core = Core {
+        network: network.clone(),
         relays: Relays::new(relay_events, sockets.dial_options()),
         control: ControlTasks::new(reports.clone()),
         config,
@@ -128,7 +134,7 @@ pub(crate) async fn start(
         mappings,
     };
     let task = tokio::spawn(core.run(inputs, stop));
-    Ok((CoreHandle { calls }, task))
+    Ok((CoreHandle { calls }, task, network))
 }
 
 /// How the path engine is set, from what the daemon was started with.
@@ -136,10 +142,17 @@ pub(super) fn path_config(config: &DaemonConfig) -> PathConfig {
     PathConfig { fixed_port: matches!(config.port, Port::Fixed(_)), ..PathConfig::default() }
 }
 
-fn open_inner_side(config: &DaemonConfig, store: &Store) -> Result<(PacketIo, Option<Reconciler>), Problem> {
+/// Where inner packets come from and go to.
+struct InnerSide {
+    io: PacketIo,
+    reconciler: Option<Reconciler>,
+    packets: Option<PacketChannel>,
+}
+
+fn open_inner_side(config: &DaemonConfig, store: &Store) -> Result<InnerSide, Problem> {
     let TunMode::Interface(name) = &config.tun else {
-        let (io, _network) = PacketIo::channel();
-        return Ok((io, None));
+        let (io, packets) = PacketIo::channel();
+        return Ok(InnerSide { io, reconciler: None, packets: Some(packets) });
     };
     let journal = match store.directory() {
         Some(directory) => directory.join(JOURNAL_FILE),
@@ -157,7 +170,7 @@ fn open_inner_side(config: &DaemonConfig, store: &Store) -> Result<(PacketIo, Op
     if let Err(error) = tun.set_queue_len(TUN_QUEUE_PACKETS) {
         tracing::debug!(error = chain(&error), "queue length of the TUN");
     }
-    Ok((PacketIo::Tun(tun), Some(reconciler)))
+    Ok(InnerSide { io: PacketIo::Tun(tun), reconciler: Some(reconciler), packets: None })
 }
 
 fn tun_problem(name: &str, error: &TunError) -> Problem {

@@ -1,0 +1,185 @@
+//! Nodes without an interface: behind a proxy, and inside a program.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use samewire::{JoinOptions, Node};
+use sw_lab::{LabError, MachineSpec, Nat, SiteSpec, Software};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::scene::{SAMEWIRE, SOON, Scene, missing, scene, skip};
+
+const PROXY: &str = "127.0.0.1:1055";
+const PAGE: &str = "HTTP/1.0 200 OK\r\ncontent-length: 5\r\n\r\nhello";
+
+/// A machine with an interface, and a plain one behind another router.
+fn stage(lab: &str) -> Option<Scene> {
+    if missing(lab, &[SAMEWIRE], SAMEWIRE) {
+        return None;
+    }
+    let sites = vec![SiteSpec::new("home", Nat::Easy), SiteSpec::new("office", Nat::Easy)];
+    let machines = vec![
+        MachineSpec::new("alder", "home", SAMEWIRE),
+        MachineSpec::new("birch", "office", Software::None),
+    ];
+    let mut scene = scene(lab, SAMEWIRE, sites, machines);
+    scene.join("alder");
+    Some(scene)
+}
+
+/// Answers every connection to `listener` with a page, until the process ends.
+fn serve_page(listener: TcpListener) {
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut request = [0; 1024];
+            let _some = stream.read(&mut request);
+            let _gone = stream.write_all(PAGE.as_bytes());
+        }
+    });
+}
+
+fn listen(scene: &Scene, room: &str, ip: std::net::IpAddr, port: u16) -> TcpListener {
+    let opened = scene
+        .world
+        .in_room(room, || TcpListener::bind((ip, port)).map_err(|e| LabError::new("test", e.to_string())));
+    opened.expect("a listener")
+}
+
+/// A daemon of a user without any right; it ends with this value.
+struct Unprivileged {
+    child: Child,
+    socket: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Drop for Unprivileged {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _collected = self.child.wait();
+    }
+}
+
+fn unprivileged(scene: &Scene, room: &str) -> Unprivileged {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).expect("its rights");
+    // Where the build lies the user may not look.
+    let program = dir.path().join("samewire");
+    std::fs::copy(env!("CARGO_BIN_EXE_samewire"), &program).expect("a copy of the program");
+    let socket = dir.path().join("samewire.sock");
+    let mut command = scene.world.command_in_room(room, Path::new("/usr/bin/setpriv")).expect("a command");
+    command
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(&program)
+        .args(["daemon", "--tun=userspace-networking", "--port=0"])
+        .arg(format!("--socks5-server={PROXY}"))
+        .arg(format!("--outbound-http-proxy-listen={PROXY}"))
+        .arg("--statedir")
+        .arg(dir.path().join("state"))
+        .arg("--socket")
+        .arg(&socket)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    Unprivileged { child: command.spawn().expect("setpriv"), socket, _dir: dir }
+}
+
+fn curl(scene: &Scene, room: &str, words: &[&str]) -> String {
+    let mut command = scene.world.command_in_room(room, Path::new("/usr/bin/curl")).expect("a command");
+    let output = command.args(["-s", "-m", "10"]).args(words).output().expect("curl");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn a_user_without_rights_reaches_the_network_through_a_proxy_and_is_reached() {
+    for program in ["/usr/bin/curl", "/usr/bin/setpriv"] {
+        if !Path::new(program).exists() {
+            return skip(&format!("{program} is not there"));
+        }
+    }
+    let Some(mut scene) = stage("proxy") else { return };
+    let alder = scene.address("alder");
+    serve_page(listen(&scene, "alder", alder, 8080));
+    let daemon = unprivileged(&scene, "birch");
+    let (url, key) = (scene.world.server().expect("a server").url(), scene.key.clone());
+    let up = |scene: &Scene| {
+        let program = Path::new(env!("CARGO_BIN_EXE_samewire"));
+        let mut command = scene.world.command_in_room("birch", program).expect("a command");
+        command.arg("--socket").arg(&daemon.socket);
+        command.args(["up", "--login-server", &url, "--auth-key", &key, "--hostname", "birch"]);
+        command.output().is_ok_and(|output| output.status.success()).then_some(())
+    };
+    scene.until("birch joins", || up(&scene));
+    let socks = ["--socks5-hostname", PROXY, "http://alder:8080/"];
+    scene
+        .until("a page through SOCKS5, by name", || (curl(&scene, "birch", &socks) == "hello").then_some(()));
+    let page = format!("http://{alder}:8080/");
+    assert_eq!(curl(&scene, "birch", &["--proxy", PROXY, &page]), "hello", "through HTTP, by address");
+    assert_eq!(curl(&scene, "birch", &["--proxytunnel", "--proxy", PROXY, &page]), "hello", "by CONNECT");
+
+    serve_page(listen(&scene, "birch", Ipv4Addr::LOCALHOST.into(), 8081));
+    let birch = own_address(&scene, &daemon.socket);
+    scene.ping("alder", &birch);
+    let page = format!("http://{birch}:8081/");
+    assert_eq!(curl(&scene, "alder", &[&page]), "hello", "a service of the host");
+    let api = scene.world.machine("alder").expect("a machine").local_api();
+    scene.within(SOON, "a direct path", || {
+        curl(&scene, "alder", &[&page]);
+        api.direct_address("birch")
+    });
+}
+
+/// The address that a daemon tells.
+fn own_address(scene: &Scene, socket: &Path) -> String {
+    let program = Path::new(env!("CARGO_BIN_EXE_samewire"));
+    let mut command = scene.world.command_in_room("birch", program).expect("a command");
+    let output = command.arg("--socket").arg(socket).args(["ip", "-4"]).output().expect("samewire ip");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+#[test]
+fn a_program_is_a_machine_of_the_network() {
+    let Some(mut scene) = stage("library") else { return };
+    let alder = scene.address("alder");
+    serve_page(listen(&scene, "alder", alder, 8080));
+    let (url, key) = (scene.world.server().expect("a server").url(), scene.key.clone());
+    let alder_can_fetch = |ip: std::net::IpAddr| {
+        let stream = scene.connect("alder", ip, 80);
+        let mut stream = stream.expect("the program listens");
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("a greeting");
+        text
+    };
+    let world = &scene.world;
+    let greeting = world.in_room("birch", || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.map_err(|e| LabError::new("test", e.to_string()))?;
+        let greeting = runtime.block_on(async {
+            let options =
+                JoinOptions { server: url, auth_key: key, hostname: "program".into(), state_dir: None };
+            let node = Node::join(options).await.expect("it joins");
+            let mut stream = node.dial("alder:8080").await.expect("alder answers");
+            stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.expect("a request");
+            let mut page = String::new();
+            stream.read_to_string(&mut page).await.expect("a page");
+            assert_eq!(page, PAGE);
+            let mut listener = node.listen(80).expect("a port");
+            tokio::spawn(async move {
+                while let Some(mut client) = listener.accept().await {
+                    client.write_all(b"greetings").await.expect("alder listens");
+                }
+            });
+            let own = node.addresses().await;
+            let ip = *own.iter().find(|ip| ip.is_ipv4()).expect("an address");
+            let greeting = std::thread::scope(|scope| scope.spawn(|| alder_can_fetch(ip)).join());
+            node.stop().await;
+            greeting.expect("a greeting")
+        });
+        Ok(greeting)
+    });
+    assert_eq!(greeting.expect("no error of the lab"), "greetings");
+}
