@@ -35,6 +35,7 @@ impl Relays {
     pub(crate) fn set_map(&mut self, map: RelayMap) {
         self.clients
             .retain(|id, _| map.regions.contains_key(id) && map.regions.get(id) == self.map.regions.get(id));
+        self.dial.bootstrap.set(map.regions.values().flat_map(|region| region.nodes.iter().cloned()));
         self.map = map;
         self.open_home();
     }

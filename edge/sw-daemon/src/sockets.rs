@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::SockRef;
+use sw_net::bootstrap::BootstrapRelays;
 use sw_net::dial::{DialOptions, Proxy};
 use sw_net::portmap::OpenUdp;
 use sw_os::router::MARK_BYPASS;
@@ -16,6 +17,7 @@ use tokio::net::UdpSocket;
 pub(crate) struct SocketFactory {
     can_mark: Arc<AtomicBool>,
     proxy: Option<Proxy>,
+    bootstrap: BootstrapRelays,
 }
 
 impl SocketFactory {
@@ -23,7 +25,7 @@ impl SocketFactory {
     pub(crate) fn new(wants_marks: bool, proxy: Option<Proxy>) -> Self {
         let can_mark = wants_marks
             && std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).is_ok_and(|probe| mark(&probe).is_ok());
-        Self { can_mark: Arc::new(AtomicBool::new(can_mark)), proxy }
+        Self { can_mark: Arc::new(AtomicBool::new(can_mark)), proxy, bootstrap: BootstrapRelays::default() }
     }
 
     /// The mark for the data sockets, 0 for none.
@@ -36,6 +38,7 @@ impl SocketFactory {
         let factory = self.clone();
         DialOptions {
             proxy: self.proxy.clone(),
+            bootstrap: self.bootstrap.clone(),
             prepare: Some(Arc::new(move |socket| if factory.mark() == 0 { Ok(()) } else { mark(socket) })),
             ..DialOptions::default()
         }

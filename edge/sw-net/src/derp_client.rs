@@ -23,6 +23,7 @@ use sw_types::{DerpKey, DerpPrivate, MeshKey, NodeKey, NodePrivate, RegionId, Re
 use tokio::sync::mpsc;
 
 use crate::dial::DialOptions;
+pub(crate) use connect::trust_of;
 pub use connect::{ConnectError, Connection, DerpStream, Upgrade, connect};
 pub use login::{Login, LoginFailed, Progress};
 use queue::Shared;

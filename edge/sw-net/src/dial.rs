@@ -12,6 +12,8 @@ use sw_types::{RelayAddr, RelayNode, Secret};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 
+use crate::bootstrap::BootstrapRelays;
+
 /// Limit for reaching one host (derp.md §2).
 pub const CONNECT_LIMIT: Duration = Duration::from_millis(1500);
 
@@ -154,6 +156,8 @@ pub struct DialOptions {
     pub prepare: Option<PrepareSocket>,
     /// IPv6 was seen to work: IPv4 waits a little for it.
     pub prefer_ipv6: bool,
+    /// Who is asked for a name that DNS does not tell.
+    pub bootstrap: BootstrapRelays,
 }
 
 impl DialOptions {
@@ -193,7 +197,8 @@ pub async fn connect_node(options: &DialOptions, node: &RelayNode) -> Result<Tcp
         let v4 = node.ipv4.fixed().map(IpAddr::from);
         v4.into_iter().chain(node.ipv6.fixed().map(IpAddr::from)).collect::<Vec<_>>()
     };
-    let named = if wants_name && fixed().is_empty() { resolve(host, port).await? } else { Vec::new() };
+    let named =
+        if wants_name && fixed().is_empty() { resolve(options, host, port).await? } else { Vec::new() };
     let may = |ip: &IpAddr| match ip {
         IpAddr::V4(_) => matches!(node.ipv4, RelayAddr::Resolve),
         IpAddr::V6(_) => matches!(node.ipv6, RelayAddr::Resolve),
@@ -203,19 +208,23 @@ pub async fn connect_node(options: &DialOptions, node: &RelayNode) -> Result<Tcp
 }
 
 async fn direct(options: &DialOptions, host: &str, port: u16) -> Result<TcpStream, DialError> {
-    let addresses = resolve(host, port).await?;
+    let addresses = resolve(options, host, port).await?;
     race(options, host, port, addresses).await
 }
 
-async fn resolve(host: &str, port: u16) -> Result<Vec<IpAddr>, DialError> {
+async fn resolve(options: &DialOptions, host: &str, port: u16) -> Result<Vec<IpAddr>, DialError> {
     let bare = host.trim_matches(['[', ']']);
     if let Ok(ip) = bare.parse() {
         return Ok(vec![ip]);
     }
-    let failed = |source| DialError::Resolve { host: host.to_owned(), source };
     let found = tokio::time::timeout(CONNECT_LIMIT * 2, lookup_host((bare, port))).await;
-    let found = found.map_err(|_| DialError::TimedOut { host: host.to_owned() })?.map_err(failed)?;
-    Ok(found.map(|address| address.ip()).collect())
+    let failed = match found {
+        Ok(Ok(found)) => return Ok(found.map(|address| address.ip()).collect()),
+        Ok(Err(source)) => DialError::Resolve { host: host.to_owned(), source },
+        Err(_) => DialError::TimedOut { host: host.to_owned() },
+    };
+    // Boxed: a relay is reached by this very function.
+    Box::pin(options.bootstrap.resolve(options, bare)).await.ok_or(failed)
 }
 
 /// Tries the first address of each family side by side, further ones in turn when those fail.

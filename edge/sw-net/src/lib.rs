@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod acme;
+pub mod bootstrap;
 pub mod derp_client;
 pub mod dial;
 pub mod front;

@@ -86,6 +86,10 @@ struct ServeArgs {
     /// the one with that hash (CertName of its DERP map), else a publicly valid one
     #[arg(long, value_name = "HOST:PORT", requires = "mesh_key_file")]
     mesh_with: Vec<String>,
+    /// Name whose addresses clients without working DNS may ask for at /bootstrap-dns, usually the control server's; may
+    /// be given several times
+    #[arg(long = "bootstrap-name", value_name = "HOST")]
+    bootstrap_names: Vec<String>,
     /// Ask this URL whether a client may come in; while it does not answer, nobody new does
     #[arg(long, value_name = "URL")]
     verify_url: Option<String>,
@@ -219,6 +223,7 @@ fn config(args: &ServeArgs, state: &StateDir) -> anyhow::Result<RelayConfig> {
     let mut config = RelayConfig::new(Arc::new(state.key()?));
     config.plain_http = args.tls == TlsMode::Off;
     config.rate = state.rate()?;
+    config.bootstrap_names.clone_from(&args.bootstrap_names);
     if let Some(path) = &args.mesh_key_file {
         let text = read_secret(path)?.with_context(|| format!("{} is not there", path.display()))?;
         let text = String::from_utf8(text).unwrap_or_default();

@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use rustls::pki_types::ServerName;
 use sw_proto::derp::{ClientInfo, ServerInfo};
 use sw_proto::nacl::Nonce;
 use sw_types::{CertCheck, DerpKey, MeshKey, RelayNode};
@@ -103,6 +104,16 @@ async fn connect_node(
     if config.plain_http {
         return open(config, node, tcp, None, upgrade).await;
     }
+    let (trust, name) = trust_of(node)?;
+    let tls = TlsConnector::from(client_config(&trust, &[])?).connect(name, tcp).await?;
+    let (_, session) = tls.get_ref();
+    let is_tls13 = session.protocol_version() == Some(rustls::ProtocolVersion::TLSv1_3);
+    let relay = if is_tls13 { derp_key_of(session.peer_certificates().unwrap_or_default()) } else { None };
+    open(config, node, tls, relay, upgrade).await
+}
+
+/// Which certificate a relay must show, and the name to ask for in TLS (derp.md §2).
+pub(crate) fn trust_of(node: &RelayNode) -> Result<(Trust, ServerName<'static>), ConnectError> {
     let trust = match &node.cert {
         _ if node.insecure_for_tests => Trust::Anything,
         CertCheck::Sha256(hash) => Trust::Pinned(CertHash(*hash)),
@@ -113,11 +124,7 @@ async fn connect_node(
         CertCheck::HostName | CertCheck::Sha256(_) => &node.host_name,
     };
     let name = server_name(name).map_err(|_| ConnectError::Name(node.host_name.clone()))?;
-    let tls = TlsConnector::from(client_config(&trust, &[])?).connect(name, tcp).await?;
-    let (_, session) = tls.get_ref();
-    let is_tls13 = session.protocol_version() == Some(rustls::ProtocolVersion::TLSv1_3);
-    let relay = if is_tls13 { derp_key_of(session.peer_certificates().unwrap_or_default()) } else { None };
-    open(config, node, tls, relay, upgrade).await
+    Ok((trust, name))
 }
 
 /// Request, answer, login.

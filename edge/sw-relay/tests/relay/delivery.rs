@@ -202,3 +202,45 @@ async fn a_relay_that_stops_writes_what_waits_and_clients_come_back() {
     // The same relay answers still: the clients find it again.
     b.until(|event| matches!(event, DerpEvent::Connected { .. })).await;
 }
+
+/// One request; status line, headers in lower case and body.
+async fn ask(running: &crate::setup::Running, request: &str) -> String {
+    let mut stream = tokio::net::TcpStream::connect(running.address).await.unwrap();
+    stream.write_all(format!("{request}\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer.to_lowercase()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_other_paths_answer_as_clients_expect() {
+    let mut config = config(1);
+    config.bootstrap_names = vec!["localhost".to_owned()];
+    let running = start(config);
+    let answer = ask(&running, "GET /generate_204 HTTP/1.1\r\nX-Tailscale-Challenge: ts_relay.example").await;
+    assert!(answer.starts_with("http/1.1 204 "), "{answer}");
+    assert!(answer.contains("\r\nx-tailscale-response: response ts_relay.example\r\n"), "{answer}");
+    let answer = ask(&running, "GET /generate_204 HTTP/1.1\r\nX-Tailscale-Challenge: <x>").await;
+    assert!(!answer.contains("x-tailscale-response"), "{answer}");
+    for path in ["/derp/probe", "/derp/latency-check"] {
+        let answer = ask(&running, &format!("HEAD {path} HTTP/1.1")).await;
+        assert!(
+            answer.starts_with("http/1.1 200 ") && answer.contains("access-control-allow-origin: *"),
+            "{answer}"
+        );
+        assert!(ask(&running, &format!("POST {path} HTTP/1.1")).await.starts_with("http/1.1 405 "));
+    }
+    assert!(ask(&running, "GET /derp HTTP/1.1").await.starts_with("http/1.1 426 "));
+    assert!(ask(&running, "GET /robots.txt HTTP/1.1").await.contains("disallow: /"));
+    assert!(
+        ask(&running, "GET /debug/varz HTTP/1.1").await.contains("derp_accepts 0"),
+        "asked from this machine"
+    );
+    let mut told = String::new();
+    let began = std::time::Instant::now();
+    while !told.contains("127.0.0.1") {
+        assert!(began.elapsed() < crate::setup::PATIENCE, "the name is resolved: {told}");
+        told = ask(&running, "GET /bootstrap-dns?q=localhost HTTP/1.1").await;
+    }
+    assert!(told.contains("content-type: application/json") && told.contains("{\"localhost\":["), "{told}");
+}
