@@ -162,6 +162,9 @@ fn relay(
     let key = keys.get_or_make("derp", || DerpPrivate::generate(sw_control::clock::random()).to_text())?;
     let mut config = RelayConfig::new(Arc::new(DerpPrivate::from_text(key.expose())?));
     config.admission = Arc::new(Members(server.control().clone()));
+    // Machines whose DNS does not work ask the relay for the server.
+    let is_name = |host: &&String| host.parse::<std::net::IpAddr>().is_err();
+    config.bootstrap_names = place.hosts.iter().filter(is_name).cloned().collect();
     let relay = Relay::new(config)?;
     let stun_ports = stun(&relay, place.listen);
     let region = derp_region(
