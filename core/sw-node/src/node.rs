@@ -91,6 +91,17 @@ enum Server {
     Forgotten,
 }
 
+/// A control server whose key was checked before anything was said to it.
+#[derive(Clone, Debug)]
+pub struct ProvenServer {
+    /// The address that answered.
+    pub url: String,
+    /// Further ones of the same server, best first.
+    pub further_urls: Vec<String>,
+    /// `mkey:` text.
+    pub key: String,
+}
+
 /// The node core.
 #[derive(Debug)]
 pub struct Node {
@@ -255,6 +266,35 @@ impl Node {
             self.register_with(Some(auth_key), needs_key.then_some(key));
         }
         self.outputs.push_back(Output::Save);
+        self.refresh_everything(now);
+    }
+
+    /// Joins the network of a server that answered with the key its invite names.
+    pub fn on_join(
+        &mut self,
+        prefs: Prefs,
+        server: ProvenServer,
+        auth_key: Secret<String>,
+        key: NodePrivate,
+        now: Now,
+    ) {
+        self.forget_identity(Server::Forgotten, now);
+        let config = self.prefs.config.get_or_insert_default();
+        config.server_key = server.key;
+        config.server_urls = server.further_urls;
+        self.prefs.control_url = server.url;
+        self.on_start(Some(prefs), auth_key, key, now);
+    }
+
+    /// Forgets the network and its server, and all settings but whose machine this is. The server has been told.
+    pub fn on_leave(&mut self, now: Now) {
+        self.forget_identity(Server::Forgotten, now);
+        let config = self.prefs.config.take();
+        let operator_user = std::mem::take(&mut self.prefs.operator_user);
+        self.prefs = Prefs { config, operator_user, ..Prefs::default() };
+        self.problem = None;
+        self.outputs.push_back(Output::Save);
+        self.outputs.push_back(Output::Event(Event::PrefsChanged));
         self.refresh_everything(now);
     }
 

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sw_net::front::{Body, Conn};
 use sw_tailnet::Refusal;
-use sw_types::{SecretText, TokenKind};
+use sw_types::{SecretText, TokenKind, UserId};
 
 use crate::clock;
 use crate::public::{json, text};
@@ -23,6 +23,7 @@ use crate::server::Shared;
 use crate::task::Failure;
 
 mod health;
+mod invites;
 mod keys;
 mod nodes;
 mod own;
@@ -42,12 +43,19 @@ pub(crate) struct Caller {
     pub name: String,
     /// `all`, `devices:core:read`, …
     scopes: Vec<String>,
+    /// The person, when it is one.
+    pub user: Option<UserId>,
 }
 
 impl Caller {
     /// Somebody at the admin socket: root or the server's own user.
     pub(crate) fn local() -> Self {
-        Self { name: "root".to_owned(), scopes: vec!["all".to_owned()] }
+        Self { name: "root".to_owned(), scopes: vec!["all".to_owned()], user: None }
+    }
+
+    /// An owner or admin at one of their machines.
+    pub(crate) fn person(user: &sw_tailnet::User) -> Self {
+        Self { name: user.login_name().to_owned(), scopes: vec!["all".to_owned()], user: Some(user.id) }
     }
 
     /// Checks that the caller may do something of `scope`; reading needs less.
@@ -221,7 +229,7 @@ async fn authenticate(shared: &Shared, secret: String, now: sw_types::UnixTime) 
     let look = move |tailnet: &sw_tailnet::Tailnet| {
         let key = tailnet.state().api_key(&id)?;
         let good = key.hash.matches(&secret) && key.expires.is_none_or(|expires| expires > now);
-        good.then(|| Caller { name: format!("api key {}", key.id), scopes: key.scopes.clone() })
+        good.then(|| Caller { name: format!("api key {}", key.id), scopes: key.scopes.clone(), user: None })
     };
     shared.control.read(look).await.ok()?
 }

@@ -17,6 +17,7 @@ mod api;
 pub mod clock;
 mod control;
 mod inner;
+mod join;
 mod machine;
 mod map_stream;
 mod metrics;
@@ -31,6 +32,7 @@ mod throttle;
 mod ts2021;
 
 pub use control::{Control, StartError};
+pub use join::{Invitation, InviteSecrets, JoinFacts};
 pub use public::PublicRouter;
 pub use serve::{Bound, Roles, ServeArgs, ServeError, restore, serve};
 pub use server::{Server, ServerConfig, ServerError};

@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 use h2::RecvStream;
+use http_body_util::BodyExt as _;
+use sw_types::NodeKey;
 use h2::server::SendResponse;
 use http::{Method, Request, StatusCode};
 use sw_tailcfg::{QueryFeatureResponse, RegisterRequest};
@@ -9,7 +11,11 @@ use sw_tailcfg::{QueryFeatureResponse, RegisterRequest};
 use crate::inner::{
     Peer, Refused, check_version, given_up, read_body, read_json, send, send_json, send_text,
 };
+use crate::api::{self, Caller};
 use crate::server::Shared;
+
+/// Where samewire's own requests are; official servers answer 404 or 501 there.
+const OWN: &str = "/machine/samewire/v1/";
 
 pub(crate) async fn handle(
     shared: &Shared,
@@ -38,11 +44,57 @@ pub(crate) async fn handle(
             read_body(body, sw_tailcfg::BODY_MAX).await?;
             Ok(send(respond, StatusCode::OK, "text/plain", Bytes::new())?)
         }
+        (&Method::POST, path) if path.starts_with(OWN) => {
+            let path = path.trim_start_matches(OWN).to_owned();
+            own(shared, peer, parts, &path, body, respond).await
+        }
         (_, path) if path.starts_with("/machine/") => {
             Err(Refused::Status(StatusCode::NOT_IMPLEMENTED, "not offered by this server".to_owned()))
         }
         _ => Err(Refused::Status(StatusCode::NOT_FOUND, "not found".to_owned())),
     }
+}
+
+/// What people do from their machine: an invite, a link to the page, leaving. The machine is known by its keys: the
+/// node key stands in the header `ts-lb`, and belongs to the machine key that Noise proved.
+async fn own(
+    shared: &Shared,
+    peer: &Peer,
+    mut parts: http::request::Parts,
+    path: &str,
+    body: RecvStream,
+    respond: &mut SendResponse<Bytes>,
+) -> Result<(), Refused> {
+    let body = read_body(body, sw_tailcfg::BODY_MAX).await?;
+    let key = parts.headers.get("ts-lb").and_then(|value| value.to_str().ok()?.parse::<NodeKey>().ok());
+    let machine = peer.machine;
+    let now = crate::clock::now().wall;
+    let look = move |tailnet: &sw_tailnet::Tailnet| {
+        let state = tailnet.state();
+        let node = state.node_by_key(&key?).filter(|node| node.machine_key == machine && node.approved)?;
+        let is_current = node.expiry.is_none_or(|expiry| expiry > now);
+        let user = node.user().and_then(|user| state.user(user)).filter(|user| is_current && !user.suspended);
+        Some((node.id, user.filter(|user| user.role.administers()).map(Caller::person)))
+    };
+    let forbidden = |why: &str| Refused::Status(StatusCode::FORBIDDEN, why.to_owned());
+    let Some((node, admin)) = shared.control.read(look).await? else {
+        return Err(forbidden("this machine is not in the network"));
+    };
+    if path == "leave" {
+        shared.control.execute("the machine itself", sw_tailnet::Command::DeleteNode(node)).await?;
+        return Ok(send(respond, StatusCode::OK, "application/json", Bytes::from_static(b"{}"))?);
+    }
+    if !matches!(path.split('/').next(), Some("invites" | "admin-link")) {
+        return Err(Refused::Status(StatusCode::NOT_FOUND, "not found".to_owned()));
+    }
+    let admin = admin.ok_or_else(|| forbidden("only machines of an owner or admin may do this"))?;
+    parts.uri = format!("/api/samewire/v1/{path}")
+        .parse()
+        .map_err(|_| Refused::Status(StatusCode::BAD_REQUEST, "not a path".to_owned()))?;
+    let answer = api::handle(shared, &admin, &parts, body).await;
+    let status = answer.status();
+    let bytes = answer.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    Ok(send(respond, status, "application/json", bytes)?)
 }
 
 async fn register(

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock;
 use crate::control::{Control, StartError};
+use crate::join::JoinFacts;
 use crate::metrics::Metrics;
 use crate::public::PublicRouter;
 use crate::throttle::Throttle;
@@ -72,6 +73,7 @@ pub(crate) struct Shared {
     pub throttle: Throttle,
     pub metrics: Metrics,
     pub front: OnceLock<Arc<FrontStats>>,
+    pub join: OnceLock<Arc<JoinFacts>>,
 }
 
 /// A running control server, without its listeners: hand [`Self::router`] to a front.
@@ -114,6 +116,7 @@ impl Server {
             throttle: Throttle::default(),
             metrics: Metrics::default(),
             front: OnceLock::new(),
+            join: OnceLock::new(),
         };
         Ok(Self { shared: Arc::new(shared), driver })
     }
@@ -150,6 +153,11 @@ impl Server {
     /// Shows the front's counters among the metrics.
     pub fn set_front_stats(&self, stats: Arc<FrontStats>) {
         drop(self.shared.front.set(stats));
+    }
+
+    /// Says how machines join, for invites of API and command line.
+    pub fn set_join(&self, facts: Arc<JoinFacts>) {
+        drop(self.shared.join.set(facts));
     }
 
     /// Serves the admin socket `control.sock` until the server stops.

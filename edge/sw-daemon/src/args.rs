@@ -1,7 +1,6 @@
-//! `samewire daemon`: its flags (those of the official daemon), its runtime, its end.
+//! `samewire daemon`: its flags (those of the official daemon), its log, its end.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::Args;
 use sw_net::dial::Proxy;
@@ -9,13 +8,12 @@ use sw_types::DEFAULT_NODE_PORT;
 use sw_types::local::{OFFICIAL_SOCKET_PATH, Problem, SOCKET_PATH};
 
 use crate::config::{DaemonConfig, Port, TunMode};
-use crate::{Daemon, errors};
+use crate::errors;
 
 const USERSPACE: &str = "userspace-networking";
 const DEFAULT_TUN: &str = "samewire0";
-const DEFAULT_STATE: &str = "/var/lib/samewire/node";
-/// Threads of the runtime besides the data plane's own.
-const WORKERS: usize = 2;
+/// Where root's node keeps its state.
+pub const DEFAULT_STATE: &str = "/var/lib/samewire/node";
 
 /// Flags of `samewire daemon`.
 #[derive(Args, Clone, Debug, Default)]
@@ -40,16 +38,20 @@ pub struct DaemonArgs {
     outbound_http_proxy_listen: Option<String>,
     /// More about what it does, in the log
     #[arg(long, value_name = "LEVEL", default_value_t = 0)]
-    verbose: u8,
+    pub verbose: u8,
     /// Undo what a crashed daemon left on this machine, and end
     #[arg(long)]
-    cleanup: bool,
+    pub cleanup: bool,
+    /// Leave the terminal of whoever started it
+    #[arg(long, hide = true)]
+    pub background: bool,
     #[arg(long, hide = true)]
     no_logs_no_support: bool,
 }
 
 impl DaemonArgs {
-    fn config(&self, given_socket: Option<PathBuf>) -> DaemonConfig {
+    /// What the flags mean. `given_socket` is where local programs reach the daemon.
+    pub fn config(&self, given_socket: Option<PathBuf>) -> DaemonConfig {
         let is_root = rustix::process::geteuid().is_root();
         let tun = match self.tun.as_deref() {
             Some(USERSPACE) => TunMode::Userspace,
@@ -86,7 +88,8 @@ impl DaemonArgs {
     }
 }
 
-fn user_path(is_root: bool, of_root: &str, variable: &str, in_home: &str, rest: &str) -> PathBuf {
+/// A path of root's, or below a directory of the user: that of `variable`, else `in_home`.
+pub fn user_path(is_root: bool, of_root: &str, variable: &str, in_home: &str, rest: &str) -> PathBuf {
     if is_root {
         return PathBuf::from(of_root);
     }
@@ -96,56 +99,24 @@ fn user_path(is_root: bool, of_root: &str, variable: &str, in_home: &str, rest: 
     base.unwrap_or_else(std::env::temp_dir).join(rest)
 }
 
-/// Runs the daemon until it is told to stop. `socket` is where local programs reach it.
-pub fn run(args: &DaemonArgs, socket: Option<PathBuf>) -> ExitCode {
-    start_log(args.verbose);
-    let config = args.config(socket);
-    if args.cleanup {
-        return cleanup(&config);
-    }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKERS)
-        .enable_all()
-        .thread_name("sw-async")
-        .build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            return report(&Problem::other("the daemon could not start.", errors::chain(&error), ""));
-        }
-    };
-    runtime.block_on(async {
-        let mut daemon = match Daemon::start(config).await {
-            Ok(daemon) => daemon,
-            Err(problem) => return report(&problem),
-        };
-        let _no_service_manager = sw_os::service::notify("READY=1\n");
-        tokio::select! {
-            () = stop_signal() => {}
-            () = daemon.ended() => {
-                tracing::error!("the node's task has ended");
-                return ExitCode::FAILURE;
-            }
-        }
-        let _no_service_manager = sw_os::service::notify("STOPPING=1\n");
-        daemon.stop().await;
-        ExitCode::SUCCESS
-    })
-}
-
-fn cleanup(config: &DaemonConfig) -> ExitCode {
+/// Undoes what a crashed daemon left on this machine.
+///
+/// # Errors
+/// What a user can act on.
+pub fn cleanup(config: &DaemonConfig) -> Result<(), Problem> {
     let (TunMode::Interface(name), Some(directory)) = (&config.tun, &config.state_dir) else {
-        return ExitCode::SUCCESS;
+        return Ok(());
     };
     match sw_os::Reconciler::start(name, directory.join(crate::store::JOURNAL_FILE)) {
-        Ok(_undone_by_start) => ExitCode::SUCCESS,
+        Ok(_undone_by_start) => Ok(()),
         Err(error) => {
-            report(&Problem::other("the cleanup was not possible.", errors::chain(&error), "run it as root"))
+            Err(Problem::other("the cleanup was not possible.", errors::chain(&error), "run it as root"))
         }
     }
 }
 
-async fn stop_signal() {
+/// Waits for SIGTERM or SIGINT.
+pub async fn stop_signal() {
     use tokio::signal::unix::{SignalKind, signal};
     let terminate = signal(SignalKind::terminate());
     let interrupt = signal(SignalKind::interrupt());
@@ -163,7 +134,8 @@ async fn stop_signal() {
     }
 }
 
-fn start_log(verbose: u8) {
+/// Starts the log on standard error, unless the program has one already.
+pub fn start_log(verbose: u8) {
     let default = match verbose {
         0 => "info",
         1 => "debug",
@@ -177,11 +149,4 @@ fn start_log(verbose: u8) {
         .finish();
     // Embedded in a program that logs already: that one's logger stays.
     let _already_set = tracing::subscriber::set_global_default(subscriber);
-}
-
-fn report(problem: &Problem) -> ExitCode {
-    use std::io::Write as _;
-    // Nobody is left to tell when standard error is closed.
-    let _closed = std::io::stderr().lock().write_all(problem.render().as_bytes());
-    ExitCode::from(problem.exit_code())
 }

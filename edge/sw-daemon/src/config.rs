@@ -1,9 +1,12 @@
 //! What a daemon is started with.
 
+use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use sw_net::dial::Proxy;
-use sw_types::{ControlKey, DEFAULT_NODE_PORT, ServerKeyHash};
+use sw_types::{ControlKey, DEFAULT_NODE_PORT};
 
 /// Where inner packets go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +34,16 @@ impl Default for Port {
     }
 }
 
+/// Gives the answer to a STUN request, or none.
+#[derive(Clone)]
+pub struct StunAnswer(pub Arc<dyn Fn(&[u8], SocketAddr) -> Option<Vec<u8>> + Send + Sync>);
+
+impl fmt::Debug for StunAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StunAnswer")
+    }
+}
+
 /// What a daemon is started with.
 #[derive(Clone, Debug)]
 pub struct DaemonConfig {
@@ -50,12 +63,12 @@ pub struct DaemonConfig {
     pub proxy: Option<Proxy>,
     /// In userspace mode: connections to this node reach the services of this host (on its loopback).
     pub serves_host: bool,
-    /// Further addresses of the control server, tried after the one in the preferences.
-    pub server_candidates: Vec<String>,
+    /// An address of the control server to try before all others: that of this process.
+    pub local_server: Option<String>,
+    /// Answers STUN requests on the data sockets, where the server's number is theirs too (architecture.md §10.3).
+    pub stun: Option<StunAnswer>,
     /// The key that the control server must have.
     pub server_key: Option<ControlKey>,
-    /// What the control server's key must hash to, at the first contact (from an invite).
-    pub server_key_hash: Option<ServerKeyHash>,
     /// Instead of the machine's own name.
     pub hostname: Option<String>,
 }
@@ -72,9 +85,9 @@ impl Default for DaemonConfig {
             http_proxy: None,
             serves_host: false,
             proxy: None,
-            server_candidates: Vec::new(),
+            local_server: None,
+            stun: None,
             server_key: None,
-            server_key_hash: None,
             hostname: None,
         }
     }

@@ -4,6 +4,7 @@
 
 mod control_tasks;
 mod device;
+pub(crate) mod joining;
 mod outputs;
 mod port_mapping;
 mod queries;

@@ -8,7 +8,7 @@
 //!   answers of requests ─────┘    sw_path::PathEngine └─ Bus, files
 //! ```
 //!
-//! [`Daemon::start`] runs it inside any tokio runtime; [`run`] is the command `samewire daemon`.
+//! [`Daemon::start`] runs it inside any tokio runtime.
 #![forbid(unsafe_code)]
 
 mod args;
@@ -32,8 +32,8 @@ use sw_types::local::{BackendState, StartOptions};
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
-pub use args::{DaemonArgs, run};
-pub use config::{DaemonConfig, Port, TunMode};
+pub use args::{DEFAULT_STATE, DaemonArgs, cleanup, start_log, stop_signal, user_path};
+pub use config::{DaemonConfig, Port, StunAnswer, TunMode};
 pub use local_api::ResponseBody;
 pub use sw_netstack::{BoxedStream, DialError, NetstackError, Target, TcpListener, TcpStream, UdpSocket};
 pub use sw_types::local::Problem;

@@ -352,7 +352,7 @@ async fn invite_person(site: &Site, visitor: &Visitor, form: &Fields) -> Respons
     };
     match site.make_invite(&visitor.login, user).await {
         Ok(invite) => {
-            let outcome = Outcome { secret: Some(site.join_url(&invite.token)), ..Outcome::default() };
+            let outcome = Outcome { secret: Some(site.config.join.url(&invite.token)), ..Outcome::default() };
             done(
                 site,
                 visitor,

@@ -10,23 +10,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use sw_net::front::Body;
 use sw_tailnet::{AuthKey, Command, Done, NewAuthKey};
-use sw_types::{InviteToken, JoinAddress, JoinString, ServerKeyHash, UnixTime, UserId};
+use sw_types::{InviteToken, UnixTime, UserId};
 use sw_web::sign::{self, Platform};
-
-/// What every join line of this server says.
-#[derive(Clone, Debug)]
-pub struct JoinFacts {
-    /// Candidate addresses, best first.
-    pub addresses: Vec<JoinAddress>,
-    /// Hash of the server's Noise key.
-    pub server_key: ServerKeyHash,
-    /// `sha256//…` of the certificate's key when it is our own.
-    pub pin: Option<String>,
-    /// True when machines outside this LAN can reach the server.
-    pub is_reachable_outside: bool,
-    /// Writes the script of `curl … | sh`.
-    pub script: fn(&ScriptFacts<'_>) -> String,
-}
 
 /// What the script is made of.
 #[derive(Clone, Copy, Debug)]
@@ -82,27 +67,6 @@ impl Kept {
 }
 
 impl Site {
-    pub(crate) fn join_url(&self, token: &str) -> String {
-        format!("{}/j/{token}", self.config.base_url)
-    }
-
-    /// The line to paste (ux.md §2.1).
-    pub(crate) fn join_line(&self, token: &str) -> String {
-        let url = self.join_url(token);
-        match &self.config.join.pin {
-            Some(pin) => format!("curl -fsSk --pinnedpubkey {pin} {url} | sudo sh"),
-            None => format!("curl -fsSL {url} | sudo sh"),
-        }
-    }
-
-    /// The join string of an invite.
-    pub(crate) fn join_string(&self, token: &str, expires: UnixTime) -> Option<String> {
-        let token: InviteToken = token.parse().ok()?;
-        let facts = &self.config.join;
-        let join = JoinString::new(facts.addresses.clone(), facts.server_key, token, expires).ok()?;
-        Some(join.to_text().expose().clone())
-    }
-
     /// Makes an invite for one person's machines.
     pub(crate) async fn make_invite(&self, actor: &str, user: UserId) -> Result<Invite, sw_control::Failure> {
         let made = sw_control::clock::now().wall;
@@ -166,7 +130,7 @@ pub(crate) async fn page(site: &Site, ask: &Ask, token: &str) -> Response<Body> 
     if ask.accepts_html {
         let ends = format!("until {} UTC", words::date_time(expires));
         let platform = Platform::from_user_agent(&ask.user_agent);
-        let html = sign::phone(platform, &site.config.base_url, &site.join_line(token), &ends, ask.theme);
+        let html = sign::phone(platform, &site.config.base_url, &site.config.join.line(token), &ends, ask.theme);
         return http::html(StatusCode::OK, html);
     }
     if !ask.is_tls {
@@ -175,20 +139,21 @@ pub(crate) async fn page(site: &Site, ask: &Ask, token: &str) -> Response<Body> 
             refusal_script("This server hands out its script over TLS alone"),
         );
     }
-    let Some(join_string) = site.join_string(token, expires) else {
+    let Some(join_string) = site.config.join.string(token, expires) else {
         return http::text(
             StatusCode::SERVICE_UNAVAILABLE,
             refusal_script("This server has no address to join by"),
         );
     };
+    let pin = site.config.join.pin();
     let facts = ScriptFacts {
-        base_url: &site.config.base_url,
+        base_url: &site.config.join.page_url,
         token,
         join_string: &join_string,
         binary: site.config.binary.get(),
-        pin: site.config.join.pin.as_deref(),
+        pin: pin.as_deref(),
     };
-    http::with_type(StatusCode::OK, "text/x-shellscript", (site.config.join.script)(&facts))
+    http::with_type(StatusCode::OK, "text/x-shellscript", (site.config.script)(&facts))
 }
 
 /// A script that only says why, since its reader is a shell.

@@ -20,5 +20,5 @@ mod undo;
 mod views;
 mod words;
 
-pub use join::{BinaryOffer, JoinFacts, ScriptFacts};
+pub use join::{BinaryOffer, ScriptFacts};
 pub use site::{Site, SiteConfig};

@@ -2,7 +2,7 @@
 
 use crate::guard::Visitor;
 use crate::http::{self, Fields, cookie};
-use crate::join::{BinaryOffer, JoinFacts, Kept};
+use crate::join::{BinaryOffer, Kept, ScriptFacts};
 use crate::undo::Acts;
 use crate::{access, acts, device, events, join, views};
 use ::http::{Method, Request, Response, StatusCode, header};
@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
-use sw_control::Control;
+use sw_control::{Control, JoinFacts};
 use sw_net::front::{Body, Conn};
 use sw_web::{Theme, assets::Asset, sign};
 
@@ -22,7 +22,9 @@ pub struct SiteConfig {
     /// Host names beside addresses and `localhost` under which it answers.
     pub hosts: Vec<String>,
     /// What join lines and join strings need.
-    pub join: JoinFacts,
+    pub join: Arc<JoinFacts>,
+    /// Writes the script of `curl … | sh`.
+    pub script: fn(&ScriptFacts<'_>) -> String,
     /// The binary that joining machines may download.
     /// Filled once its checksum is known.
     pub binary: Arc<OnceLock<BinaryOffer>>,

@@ -5,9 +5,9 @@ use hyper::body::Incoming;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use sw_control::{Control, Server, ServerConfig, clock};
+use sw_control::{Control, JoinFacts, Server, ServerConfig, clock};
 use sw_net::front::{Body, BoxFuture, Conn, Front, FrontLimits, Router};
-use sw_page::{JoinFacts, Site, SiteConfig};
+use sw_page::{Site, SiteConfig};
 use sw_tailnet::{AllowAll, Command, Done, NewUser, SessionKind};
 use sw_types::{ControlPrivate, JoinAddress, ServerKeyHash};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -49,17 +49,14 @@ async fn world() -> World {
     };
     control.execute("root", Command::CreateUser(new)).await.expect("a person");
     let key = ControlPrivate::generate([1; 32]).public();
-    let join = JoinFacts {
-        addresses: vec![JoinAddress::V4([203, 0, 113, 7].into(), 443)],
-        server_key: ServerKeyHash::of(&key),
-        pin: None,
-        is_reachable_outside: true,
-        script: |facts| format!("#!/bin/sh\n# {}\n", facts.join_string),
-    };
+    let addresses = vec![JoinAddress::V4([203, 0, 113, 7].into(), 443)];
+    let url = "http://127.0.0.1".to_owned();
+    let join = JoinFacts::new(url.clone(), url, addresses, ServerKeyHash::of(&key), true, None);
     let config = SiteConfig {
         base_url: "http://127.0.0.1".into(),
         hosts: vec!["net.example.org".into()],
-        join,
+        join: Arc::new(join),
+        script: |facts| format!("#!/bin/sh\n# {}\n", facts.join_string),
         binary: Arc::default(),
         sign_in_by_network: false,
         version: "0".into(),

@@ -4,7 +4,7 @@ use http::{Method, StatusCode};
 use serde::Deserialize;
 use sw_store::Seq;
 
-use super::{Answer, Ask, Problem, health, keys, no_such_path, nodes, ok, policy, settings, users};
+use super::{Answer, Ask, Problem, health, invites, keys, no_such_path, nodes, ok, policy, settings, users};
 use crate::metrics::{Scrape, text as metrics_text};
 use crate::public::text;
 
@@ -16,6 +16,8 @@ pub(crate) async fn handle(ask: Ask<'_>) -> Answer {
         (Method::GET, ["routes"]) => nodes::routes(&ask).await,
         (_, ["users", rest @ ..]) => users::handle(&ask, rest).await,
         (_, ["keys", rest @ ..]) => keys::auth_keys(&ask, rest).await,
+        (_, ["invites", rest @ ..]) => invites::handle(&ask, rest).await,
+        (Method::POST, ["admin-link"]) => invites::admin_link(&ask).await,
         (_, ["apikeys", rest @ ..]) => keys::api_keys(&ask, rest).await,
         (_, ["policy"]) => policy::handle(&ask).await,
         (_, ["policy", rest @ ..]) => policy::more(&ask, rest).await,

@@ -44,6 +44,11 @@ impl FromStr for ServerUrl {
 }
 
 impl ServerUrl {
+    /// The URL without a slash at the end.
+    pub(crate) fn url(&self) -> String {
+        format!("{}://{}", if self.is_tls { "https" } else { "http" }, self.authority())
+    }
+
     /// `host` or `host:port` as the URL has it.
     pub(crate) fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };

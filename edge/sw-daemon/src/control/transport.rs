@@ -33,6 +33,8 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 /// Who the server is and who we are.
 #[derive(Debug)]
 pub(crate) struct ControlConfig {
+    /// `host[:port]` by which requests and messages name the server.
+    pub(crate) authority: String,
     /// Addresses of one server, best first.
     pub(crate) servers: Vec<ServerUrl>,
     pub(crate) machine: Arc<MachinePrivate>,
@@ -47,11 +49,12 @@ pub(crate) struct ControlConfig {
 #[derive(Debug)]
 pub(crate) struct ControlClient {
     config: ControlConfig,
-    authority: String,
     /// Held while dialling, so that requests wait for one dial instead of each making its own.
     connection: Mutex<Option<SendRequest<Bytes>>>,
     /// The key that was seen and is to be pinned.
     key: std::sync::Mutex<Option<ControlKey>>,
+    /// URL of the address in use.
+    reached: std::sync::Mutex<String>,
 }
 
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -59,19 +62,28 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 impl ControlClient {
     pub(crate) fn new(config: ControlConfig) -> Self {
-        let authority = config.servers.first().map(ServerUrl::authority).unwrap_or_default();
         let key = std::sync::Mutex::new(config.pinned);
-        Self { config, authority, connection: Mutex::new(None), key }
+        Self { config, connection: Mutex::new(None), key, reached: std::sync::Mutex::default() }
     }
 
     /// The host that is named in requests and messages.
     pub(crate) fn authority(&self) -> &str {
-        &self.authority
+        &self.config.authority
     }
 
     /// The server's key, once known.
     pub(crate) fn server_key(&self) -> Option<ControlKey> {
         *self.key.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a connection, if there is none: proves that the server answers and has the right key. Returns the address
+    /// that answered.
+    ///
+    /// # Errors
+    /// The first failure of the addresses tried.
+    pub(crate) async fn prove(&self) -> Result<String, ControlError> {
+        self.connection().await?;
+        Ok(self.reached.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
     /// Lets go of the connection; the next request makes a new one.
@@ -126,7 +138,10 @@ impl ControlClient {
         let mut first_error = None;
         for server in &self.config.servers {
             let error = match tokio::time::timeout(DIAL_MAX, self.dial(server)).await {
-                Ok(Ok(sender)) => return Ok(sender),
+                Ok(Ok(sender)) => {
+                    *self.reached.lock().unwrap_or_else(PoisonError::into_inner) = server.url();
+                    return Ok(sender);
+                }
                 Ok(Err(error @ ControlError::KeyChanged { .. })) => return Err(error),
                 Ok(Err(error)) => error,
                 Err(_) => unreachable(server, "no answer in time".to_owned()),

@@ -14,10 +14,21 @@ use sw_wg::Source as WgSource;
 use super::Core;
 use crate::random;
 
+/// How a STUN binding request begins; everything else of STUN is an answer to us.
+const STUN_REQUEST: [u8; 2] = [0, 1];
+
 impl Core {
     pub(super) fn on_device_event(&mut self, event: Event) {
         let now = self.now();
         match event {
+            Event::NonWireGuard { socket, from, bytes, kind: DatagramKind::Stun }
+                if bytes.starts_with(&STUN_REQUEST) =>
+            {
+                let answer = self.config.stun.as_ref().and_then(|stun| (stun.0)(&bytes, from));
+                if let Some(answer) = answer {
+                    self.device.send_udp(socket, from, &answer);
+                }
+            }
             Event::NonWireGuard {
                 socket,
                 from,

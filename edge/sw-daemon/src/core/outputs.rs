@@ -14,12 +14,13 @@ use sw_tailcfg::EndpointType as WireEndpointType;
 use sw_types::local::{NetworkProfile, Notify};
 use sw_types::{
     ControlKey, DiscoPrivate, MachineKey, NodeKey, NodePrivate, RelayMap, SERVICE_IPV4, SERVICE_IPV6,
+    ServerKeyHash,
 };
 
 use super::{CACHE_DELAY, Core, Report};
 use crate::bus::BusMessage;
 use crate::config::TunMode;
-use crate::control::{ControlConfig, ServerUrl};
+use crate::control::{ControlClient, ControlConfig, ServerUrl};
 
 /// The hosted service, for preferences without a server.
 const HOSTED_SERVER: &str = "https://controlplane.tailscale.com";
@@ -73,23 +74,39 @@ impl Core {
     }
 
     fn perform_control(&mut self, output: ControlOutput) {
+        let config = self.control_config();
+        self.control.perform(output, || config);
+    }
+
+    fn control_config(&self) -> ControlConfig {
         let prefs = self.node.prefs();
         let persist = prefs.config.as_ref();
-        let config = || {
-            let url = if prefs.control_url.is_empty() { HOSTED_SERVER } else { &prefs.control_url };
-            let further = persist.map(|persist| persist.server_urls.as_slice()).unwrap_or_default();
-            let urls = std::iter::once(url)
-                .chain(further.iter().chain(&self.config.server_candidates).map(String::as_str));
-            let pinned = persist.and_then(|persist| persist.server_key.parse::<MachineKey>().ok());
-            ControlConfig {
-                servers: urls.filter_map(|url| url.parse::<ServerUrl>().ok()).collect(),
-                machine: Arc::clone(&self.store.machine),
-                pinned: pinned.map(|key| ControlKey::from_bytes(*key.as_bytes())).or(self.config.server_key),
-                key_hash: self.config.server_key_hash,
-                dial: self.sockets.dial_options(),
-            }
-        };
-        self.control.perform(output, config);
+        let url = if prefs.control_url.is_empty() { HOSTED_SERVER } else { &prefs.control_url };
+        let further = persist.map(|persist| persist.server_urls.as_slice()).unwrap_or_default();
+        let own = self.config.local_server.as_deref();
+        let urls = own.into_iter().chain([url]).chain(further.iter().map(String::as_str));
+        let pinned = persist.and_then(|persist| persist.server_key.parse::<MachineKey>().ok());
+        ControlConfig {
+            authority: url.parse::<ServerUrl>().map(|url| url.authority()).unwrap_or_default(),
+            servers: urls.filter_map(|url| url.parse::<ServerUrl>().ok()).collect(),
+            machine: Arc::clone(&self.store.machine),
+            pinned: pinned.map(|key| ControlKey::from_bytes(*key.as_bytes())).or(self.config.server_key),
+            key_hash: None,
+            dial: self.sockets.dial_options(),
+        }
+    }
+
+    /// A client for the servers of a join string, whose key must hash to the invite's.
+    pub(crate) fn client_for(&self, servers: &[String], key_hash: ServerKeyHash) -> ControlClient {
+        let servers: Vec<ServerUrl> = servers.iter().filter_map(|url| url.parse().ok()).collect();
+        ControlClient::new(ControlConfig {
+            authority: servers.first().map(ServerUrl::authority).unwrap_or_default(),
+            servers,
+            machine: Arc::clone(&self.store.machine),
+            pinned: None,
+            key_hash: Some(key_hash),
+            dial: self.sockets.dial_options(),
+        })
     }
 
     /// The node's key is another one: data plane, relays and path engine begin anew with it.

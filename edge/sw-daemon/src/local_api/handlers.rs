@@ -6,10 +6,11 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
-use sw_types::local::{MaskedPrefs, Prefs, StartOptions};
+use sw_types::local::{MaskedPrefs, Prefs, Problem, StartOptions};
 use sw_types::{NodeId, UserId};
 
 use super::{Caller, ResponseBody, json as json_response, text, watch};
+use crate::core::joining::{self, JoinRequest};
 use crate::core::{CoreHandle, Stopped};
 
 /// What an endpoint asks of its caller.
@@ -134,6 +135,20 @@ async fn run(
             core.call(|core| core.log_out()).await?;
             no_content()
         }
+        (&Method::POST, "join") => match serde_json::from_slice::<JoinRequest>(&body) {
+            Ok(request) => told(joining::join(core, request).await?),
+            Err(error) => text(StatusCode::BAD_REQUEST, error.to_string()),
+        },
+        (&Method::POST, "leave") => {
+            let unheard = joining::leave(core).await?;
+            json_response(&json!({ "serverTold": unheard.is_none(), "problem": unheard }))
+        }
+        (&Method::POST, path) if path == "admin-link" || path == "invites" || path.starts_with("invites/") => {
+            match joining::ask_server(core, path, body.to_vec()).await? {
+                Ok(answer) => super::respond(StatusCode::OK, "application/json", answer),
+                Err(problem) => told::<()>(Err(problem)),
+            }
+        }
         (&Method::POST, "ping") => ping(core, query).await,
         (_, "netcheck") => json_response(&core.call(|core| core.netcheck()).await?),
         (_, "explain") => match value("ip").parse::<IpAddr>() {
@@ -226,6 +241,18 @@ async fn debug(core: &CoreHandle, action: &str) -> Result<Response<ResponseBody>
         _ => return Ok(text(StatusCode::BAD_REQUEST, "unknown action")),
     }
     Ok(text(StatusCode::OK, "done\n"))
+}
+
+/// An answer, or what the user reads.
+fn told<T: serde::Serialize>(outcome: Result<T, Problem>) -> Response<ResponseBody> {
+    match outcome {
+        Ok(value) => json_response(&value),
+        Err(problem) => {
+            let mut response = json_response(&json!({ "error": problem }));
+            *response.status_mut() = StatusCode::CONFLICT;
+            response
+        }
+    }
 }
 
 fn no_content() -> Response<ResponseBody> {

@@ -25,13 +25,10 @@ pub(super) async fn add(site: &Site, ask: &Ask, visitor: &Visitor) -> Option<Str
             words::date_time(invite.expires)
         ),
         invite_id: invite.id.clone(),
-        join_line: site.join_line(&invite.token),
-        join_string: site.join_string(&invite.token, invite.expires).unwrap_or_default(),
-        join_url: site.join_url(&invite.token),
-        official_up: format!(
-            "tailscale up --login-server={} --auth-key={}",
-            site.config.base_url, invite.auth_key
-        ),
+        join_line: facts.line(&invite.token),
+        join_string: facts.string(&invite.token, invite.expires).unwrap_or_default(),
+        join_url: facts.url(&invite.token),
+        official_up: facts.official_up(&invite.auth_key),
         login_server: site.config.base_url.clone(),
         no_phones: if facts.is_reachable_outside || !site.config.is_https() {
             String::new()
