@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
+use samewire::first_run::reach;
 use samewire::serving::{Place, Serving};
 use sw_cli::admin::{AdminCommand, Common};
 use sw_control::{Bound, Roles, ServeArgs, Server};
@@ -75,14 +76,19 @@ fn serve(args: ServeArgs, common: Common) -> ExitCode {
 fn roles(server: &Server, bound: Bound, state: &std::path::Path, no_relay: bool) -> Result<Roles, String> {
     let mut hosts = vec![bound.host];
     let own = bound.listen.ip();
-    if !own.is_unspecified() && !hosts.contains(&samewire::first_run::reach::url_host(own)) {
-        hosts.push(samewire::first_run::reach::url_host(own));
+    if !own.is_unspecified() && !hosts.contains(&reach::url_host(own)) {
+        hosts.push(reach::url_host(own));
     }
+    let port = bound.listen.port();
+    let is_tls = bound.url.starts_with("https://");
     let place = Place {
-        url: bound.url,
+        tls_url: if is_tls { bound.url.clone() } else { format!("https://{}:{port}", hosts[0]) },
+        login_server: bound.url,
+        candidates: hosts.iter().map(|host| (host.clone(), port)).collect(),
         hosts,
         listen: bound.listen,
-        is_reachable_outside: samewire::first_run::reach::is_public(own),
+        can_port_80: port == sw_types::HTTP_PORT,
+        is_reachable_outside: reach::is_public(own),
         has_node: false,
         given: bound.given,
     };

@@ -3,7 +3,9 @@
 //! `reach` decides how the server can be reached, from facts alone; `screen` is what people and programs read;
 //! `script` is what `curl … | sh` runs; `qr` draws codes in a terminal.
 
+pub mod background;
 pub mod qr;
 pub mod reach;
 pub mod screen;
 pub mod script;
+pub mod up;

@@ -3,6 +3,8 @@
 mod node;
 
 pub mod first_run;
+pub mod machine;
+pub mod network;
 pub mod serving;
 
 pub use node::{JoinOptions, Node};

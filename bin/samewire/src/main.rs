@@ -47,9 +47,14 @@ fn main() -> ExitCode {
     let cli = Cli::parse_from(local::normalize(arguments));
     match cli.command {
         Command::Local(verb) => {
+            if let (local::Verb::Up(args), CalledAs::Samewire) = (&verb, called_as)
+                && let Some(code) = samewire::first_run::up::run(args, &cli.globals)
+            {
+                return code;
+            }
             local::run(verb, &cli.globals, called_as == CalledAs::Tailscale, Cli::command())
         }
-        Command::Daemon(args) => sw_daemon::run(&args, cli.globals.socket),
+        Command::Daemon(args) => samewire::machine::run(&args, cli.globals.socket, || {}),
         Command::Control(args) => control::run(args),
         Command::Lab(args) => sw_lab::run(args),
         Command::Policy(args) => sw_cli::policy::run(args),

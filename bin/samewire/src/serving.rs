@@ -7,29 +7,36 @@ use std::sync::{Arc, OnceLock};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use sha2::{Digest, Sha256};
-use sw_control::{Control, Server};
+use sw_control::{Control, JoinFacts, Server};
 use sw_net::front::{Body, BoxFuture, Conn, Router, Stream};
 use sw_net::tls::{CertHash, CertStore, Identity, self_signed_pem};
-use sw_page::{BinaryOffer, JoinFacts, ScriptFacts, Site, SiteConfig};
+use sw_page::{BinaryOffer, ScriptFacts, Site, SiteConfig};
 use sw_relay::{Admission, OWN_REGION, Relay, RelayConfig, RelayPlace, derp_map, derp_region, hash_text};
 use sw_store::KeyFile;
 use sw_tailcfg::DerpMap;
 use sw_types::{DerpPrivate, JoinAddress, NodeKey, STUN_PORT, ServerKeyHash};
 
+use crate::first_run::screen::Certificate;
 use crate::first_run::script::{JoinScript, join_script};
 
 /// Where and how the machine serves.
 #[derive(Clone, Debug)]
 pub struct Place {
-    /// The URL that clients use, without slash at the end.
-    pub url: String,
-    /// Host names and addresses under which clients reach us, best first.
+    /// The URL for `--login-server`, without slash at the end.
+    pub login_server: String,
+    /// The URL of the same listener by TLS, for join script and page.
+    pub tls_url: String,
+    /// Host names under which the page answers.
     pub hosts: Vec<String>,
+    /// Hosts and ports for join strings and the relay map, best first.
+    pub candidates: Vec<(String, u16)>,
     /// Where the listener is bound; its port is that of DERP and of the second STUN socket.
     pub listen: SocketAddr,
+    /// Whether TCP port 80 is ours too.
+    pub can_port_80: bool,
     /// True when machines outside the LAN get in.
     pub is_reachable_outside: bool,
-    /// Whether a node of the network runs in this process.
+    /// Whether a node of the network runs in this process; its data sockets have the number of the listener then.
     pub has_node: bool,
     /// A certificate that the operator gave; without one, our own is made and pinned.
     pub given: Option<Identity>,
@@ -43,16 +50,13 @@ pub struct Serving {
     pub tls: Arc<rustls::ServerConfig>,
     /// The map with our own relay, if one runs.
     pub derp_map: Option<DerpMap>,
-    /// `sha256//…` for curl, when the certificate is our own.
-    pub pin: Option<String>,
+    /// How the certificate came about.
+    pub certificate: Certificate,
 }
 
 impl std::fmt::Debug for Serving {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Serving")
-            .field("derp_map", &self.derp_map)
-            .field("pin", &self.pin)
-            .finish_non_exhaustive()
+        f.debug_struct("Serving").field("derp_map", &self.derp_map).finish_non_exhaustive()
     }
 }
 
@@ -85,8 +89,26 @@ impl Serving {
             certificates.set_meta(&relay.meta_cert()?);
             (Some(relay), Some(map))
         };
-        let site = Site::new(server.control().clone(), site_config(server, place, pin.clone()));
-        Ok(Self { relay, site, tls: sw_net::tls::server_config(certificates), derp_map, pin })
+        let certificate =
+            if pin.is_some() { Certificate::Pinned } else { Certificate::Public(place.login_server.clone()) };
+        let join = Arc::new(join_facts(server, place, pin));
+        server.set_join(Arc::clone(&join));
+        let site = Site::new(server.control().clone(), site_config(place, join));
+        Ok(Self { relay, site, tls: sw_net::tls::server_config(certificates), derp_map, certificate })
+    }
+
+    /// Answers STUN requests that come in at sockets of others, within the relay's limits.
+    pub fn stun_answer(&self) -> Option<Arc<dyn Fn(&[u8], SocketAddr) -> Option<Vec<u8>> + Send + Sync>> {
+        let relay = self.relay.clone()?;
+        let answerer = relay.stun_answerer().ok()?;
+        Some(Arc::new(move |datagram, from| answerer.answer(datagram, from)))
+    }
+
+    /// Ends the relay: its clients are told to come again.
+    pub async fn drain(&self, limit: std::time::Duration) {
+        if let Some(relay) = &self.relay {
+            relay.drain(limit).await;
+        }
     }
 
     /// Answers the paths of relay and page.
@@ -166,27 +188,35 @@ fn relay(
     let is_name = |host: &&String| host.parse::<std::net::IpAddr>().is_err();
     config.bootstrap_names = place.hosts.iter().filter(is_name).cloned().collect();
     let relay = Relay::new(config)?;
-    let stun_ports = stun(&relay, place.listen);
+    let stun_ports = stun(&relay, place);
+    // A node of the map has one port: the addresses that share the best one's.
+    let derp_port = place.candidates.first().map_or(place.listen.port(), |(_, port)| *port);
+    let hosts = place.candidates.iter().filter(|(_, port)| *port == derp_port).map(|(host, _)| host.clone());
     let region = derp_region(
         OWN_REGION,
         "home",
         &hostname(),
         &RelayPlace {
-            hosts: place.hosts.clone(),
-            derp_port: place.listen.port(),
+            hosts: hosts.collect(),
+            derp_port,
             stun_ports,
             cert_sha256: pinned.map(hash_text),
-            can_port_80: place.listen.port() == 80,
+            can_port_80: place.can_port_80,
         },
     );
     Ok((relay, derp_map(region)))
 }
 
-/// Binds the STUN ports that are free: the usual one, and the number of the listener.
-fn stun(relay: &Relay, listen: SocketAddr) -> Vec<u16> {
+/// Binds the STUN ports that are free: the usual one, and the number of the listener, unless the node has it.
+fn stun(relay: &Relay, place: &Place) -> Vec<u16> {
+    let listen = place.listen;
     let mut bound = Vec::new();
     for port in [STUN_PORT, listen.port()] {
         if bound.contains(&port) {
+            continue;
+        }
+        if place.has_node && port == listen.port() {
+            bound.push(port);
             continue;
         }
         let served = sw_net::socket::bind_udp(SocketAddr::new(listen.ip(), port))
@@ -199,27 +229,32 @@ fn stun(relay: &Relay, listen: SocketAddr) -> Vec<u16> {
     bound
 }
 
-fn site_config(server: &Server, place: &Place, pin: Option<String>) -> SiteConfig {
-    let addresses =
-        place.hosts.iter().filter_map(|host| join_address(host, place.listen.port())).take(8).collect();
+fn join_facts(server: &Server, place: &Place, pin: Option<String>) -> JoinFacts {
+    let addresses = place.candidates.iter().filter_map(|(host, port)| join_address(host, *port)).take(8);
+    JoinFacts::new(
+        place.login_server.clone(),
+        place.tls_url.clone(),
+        addresses.collect(),
+        ServerKeyHash::of(&server.noise_key()),
+        place.is_reachable_outside,
+        pin,
+    )
+}
+
+fn site_config(place: &Place, join: Arc<JoinFacts>) -> SiteConfig {
     SiteConfig {
-        base_url: place.url.clone(),
+        base_url: place.login_server.clone(),
         hosts: place.hosts.clone(),
-        join: JoinFacts {
-            addresses,
-            server_key: ServerKeyHash::of(&server.noise_key()),
-            pin,
-            is_reachable_outside: place.is_reachable_outside,
-            script: |facts: &ScriptFacts<'_>| {
-                join_script(&JoinScript {
-                    base_url: facts.base_url,
-                    token: facts.token,
-                    join_string: facts.join_string,
-                    binary_sha256: facts.binary.map(|binary| binary.sha256.as_str()),
-                    arch: facts.binary.map_or(std::env::consts::ARCH, |binary| &binary.arch),
-                    pin: facts.pin,
-                })
-            },
+        join,
+        script: |facts: &ScriptFacts<'_>| {
+            join_script(&JoinScript {
+                base_url: facts.base_url,
+                token: facts.token,
+                join_string: facts.join_string,
+                binary_sha256: facts.binary.map(|binary| binary.sha256.as_str()),
+                arch: facts.binary.map_or(std::env::consts::ARCH, |binary| &binary.arch),
+                pin: facts.pin,
+            })
         },
         binary: own_binary(),
         sign_in_by_network: place.has_node,

@@ -319,6 +319,27 @@ pub enum Dns {
     },
 }
 
+/// One request of the admin API, for other verbs; `path` is below `/api/samewire/v1/`.
+///
+/// # Errors
+/// [`ClientError`].
+pub fn ask(
+    state: &std::path::Path,
+    method: &str,
+    path: &str,
+    body: serde_json::Value,
+) -> Result<serde_json::Value, ClientError> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ClientError::Runtime)?;
+    let client = Client::new(state);
+    runtime.block_on(async {
+        match method {
+            "GET" => client.get(path).await,
+            _ => client.post(path, body).await,
+        }
+    })
+}
+
 /// Runs a verb and returns its exit code.
 ///
 /// # Errors

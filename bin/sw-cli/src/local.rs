@@ -29,6 +29,7 @@ use sw_types::problem::{Severity, Slug, quoted};
 pub use self::client::{Client, Response};
 pub use self::flags::normalize;
 pub use self::terminal::{ColorChoice, Style, Terminal, age, delay, nearest};
+pub use self::up::{FirstFlags, UpArgs};
 
 /// Options of every verb.
 #[derive(Args, Clone, Debug, Default)]
@@ -127,7 +128,7 @@ impl From<Problem> for Failure {
 pub type Outcome = Result<(), Failure>;
 
 /// What every verb has at hand.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Context {
     pub client: Client,
     pub terminal: Terminal,

@@ -2,16 +2,16 @@
 
 use bytes::Bytes;
 use h2::RecvStream;
-use http_body_util::BodyExt as _;
-use sw_types::NodeKey;
 use h2::server::SendResponse;
 use http::{Method, Request, StatusCode};
+use http_body_util::BodyExt as _;
 use sw_tailcfg::{QueryFeatureResponse, RegisterRequest};
+use sw_types::NodeKey;
 
+use crate::api::{self, Caller};
 use crate::inner::{
     Peer, Refused, check_version, given_up, read_body, read_json, send, send_json, send_text,
 };
-use crate::api::{self, Caller};
 use crate::server::Shared;
 
 /// Where samewire's own requests are; official servers answer 404 or 501 there.
@@ -93,7 +93,8 @@ async fn own(
         .map_err(|_| Refused::Status(StatusCode::BAD_REQUEST, "not a path".to_owned()))?;
     let answer = api::handle(shared, &admin, &parts, body).await;
     let status = answer.status();
-    let bytes = answer.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let bytes =
+        answer.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     Ok(send(respond, status, "application/json", bytes)?)
 }
 

@@ -49,8 +49,9 @@ pub struct Want {
     pub gateway: Ipv4Addr,
     /// Our address on the side of the router.
     pub local: Ipv4Addr,
-    /// The UDP port to be reached.
+    /// The port to be reached.
     pub port: u16,
+    pub transport: Transport,
 }
 
 /// Who made a mapping.
@@ -202,13 +203,13 @@ impl Task {
             match &held.lease {
                 Lease::Pcp(nonce) => ask_pcp(&self.open, want, *nonce, external, 0).await.map(drop),
                 Lease::NatPmp => {
-                    let request = natpmp::map_request(Transport::Udp, want.port, 0, 0);
+                    let request = natpmp::map_request(want.transport, want.port, 0, 0);
                     ask(&self.open, want, &request, |bytes| natpmp::Response::parse(bytes).ok())
                         .await
                         .map(drop)
                 }
                 Lease::Upnp(gateway) => {
-                    let removed = gateway.remove_port(PortMappingProtocol::UDP, external).await;
+                    let removed = gateway.remove_port(upnp_protocol(want.transport), external).await;
                     removed.map_err(|error| Failed::Upnp(error.to_string()))
                 }
             }
@@ -270,7 +271,7 @@ async fn ask_pcp(
     let request = pcp::MapRequest {
         client: want.local,
         nonce,
-        transport: Transport::Udp,
+        transport: want.transport,
         internal_port: want.port,
         external_port,
         external_ip: Ipv4Addr::UNSPECIFIED,
@@ -299,7 +300,7 @@ async fn map_nat_pmp(open: &OpenUdp, want: Want, wished: u16) -> Result<(SocketA
         Ok(natpmp::Response::Mapped { .. }) | Err(natpmp::NotNatPmp) => None,
     })
     .await??;
-    let request = natpmp::map_request(Transport::Udp, want.port, wished, LIFETIME_SECS);
+    let request = natpmp::map_request(want.transport, want.port, wished, LIFETIME_SECS);
     let (port, secs) = ask(open, want, &request, |bytes| match natpmp::Response::parse(bytes) {
         Ok(natpmp::Response::Mapped { internal_port, external_port, lifetime_secs, .. })
             if internal_port == want.port =>
@@ -351,14 +352,21 @@ async fn map_upnp(want: Want, wished: u16) -> Result<(Gateway<Tokio>, SocketAddr
     let gateway = igd_next::aio::tokio::search_gateway(options).await.map_err(|error| failed(&error))?;
     let ip = gateway.get_external_ip().await.map_err(|error| failed(&error))?;
     let local = SocketAddr::from((want.local, want.port));
-    let udp = PortMappingProtocol::UDP;
-    let port = match gateway.add_port(udp, wished, local, LIFETIME_SECS, DESCRIPTION).await {
+    let protocol = upnp_protocol(want.transport);
+    let port = match gateway.add_port(protocol, wished, local, LIFETIME_SECS, DESCRIPTION).await {
         Ok(()) => wished,
         // Taken by another machine, or the router chooses itself.
         Err(_) => {
-            let any = gateway.add_any_port(udp, local, LIFETIME_SECS, DESCRIPTION).await;
+            let any = gateway.add_any_port(protocol, local, LIFETIME_SECS, DESCRIPTION).await;
             any.map_err(|error| failed(&error))?
         }
     };
     Ok((gateway, (ip, port).into()))
+}
+
+fn upnp_protocol(transport: Transport) -> PortMappingProtocol {
+    match transport {
+        Transport::Udp => PortMappingProtocol::UDP,
+        Transport::Tcp => PortMappingProtocol::TCP,
+    }
 }

@@ -130,7 +130,8 @@ pub(crate) async fn page(site: &Site, ask: &Ask, token: &str) -> Response<Body> 
     if ask.accepts_html {
         let ends = format!("until {} UTC", words::date_time(expires));
         let platform = Platform::from_user_agent(&ask.user_agent);
-        let html = sign::phone(platform, &site.config.base_url, &site.config.join.line(token), &ends, ask.theme);
+        let html =
+            sign::phone(platform, &site.config.base_url, &site.config.join.line(token), &ends, ask.theme);
         return http::html(StatusCode::OK, html);
     }
     if !ask.is_tls {

@@ -121,6 +121,14 @@ impl Relay {
         Ok(())
     }
 
+    /// Answers STUN for sockets of others, within the same limits.
+    ///
+    /// # Errors
+    /// When the random generator fails.
+    pub fn stun_answerer(&self) -> io::Result<stun::Answerer> {
+        Ok(stun::Answerer::new(Arc::clone(&self.inner.hub), random::<16>()?))
+    }
+
     /// Keeps a mesh connection to another relay of this region; the mesh key must be set. Plain HTTP is for tests.
     pub fn join_mesh(&self, peer: RelayRegion, plain_http: bool) {
         let link = LinkId(self.inner.next_link.fetch_add(1, Ordering::Relaxed));

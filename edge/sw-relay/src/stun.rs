@@ -1,8 +1,8 @@
 //! The STUN socket: tells clients the address they are seen at. Answers exact requests alone (stun-netcheck.md §2).
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sw_proto::stun::{self, StunError};
 use sw_relay_core::SourceLimiter;
@@ -73,6 +73,53 @@ pub(crate) async fn serve(hub: Arc<Hub>, socket: UdpSocket, seed: [u8; 16]) {
         }
         let datagram = buffer.get(..len).unwrap_or_default();
         respond(&hub, &socket, datagram, from).await;
+    }
+}
+
+/// Answers requests that came in at a socket of somebody else in this process.
+pub struct Answerer {
+    hub: Arc<Hub>,
+    limiter: Mutex<SourceLimiter>,
+}
+
+impl std::fmt::Debug for Answerer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Answerer")
+    }
+}
+
+impl Answerer {
+    pub(crate) fn new(hub: Arc<Hub>, seed: [u8; 16]) -> Self {
+        let limiter = Mutex::new(SourceLimiter::new(PER_SOURCE, IN_ALL, seed, hub.now()));
+        Self { hub, limiter }
+    }
+
+    /// The answer to an exact request within the limits.
+    #[must_use]
+    pub fn answer(&self, datagram: &[u8], from: SocketAddr) -> Option<Vec<u8>> {
+        let counters = &self.hub.stun;
+        let mut limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
+        if !limiter.allows(from.ip(), self.hub.now()) {
+            one(&counters.over_rate);
+            return None;
+        }
+        match stun::answer(datagram, from) {
+            Ok(response) => {
+                let is_v4 = from.ip().to_canonical().is_ipv4();
+                one(if is_v4 { &counters.success_v4 } else { &counters.success_v6 });
+                Some(response.as_bytes().to_vec())
+            }
+            Err(StunError::NotStun) => {
+                one(&counters.not_stun);
+                None
+            }
+            Err(
+                StunError::Malformed | StunError::Software | StunError::Fingerprint | StunError::NoAddress,
+            ) => {
+                one(&counters.refused);
+                None
+            }
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use serde::{Deserialize, Serialize};
+
 /// What was found out about this machine and its router.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
@@ -9,8 +11,8 @@ pub struct Facts {
     pub local: Vec<IpAddr>,
     /// Default router, when there is one.
     pub router: Option<IpAddr>,
-    /// Outside address that the router mapped to our port, and by which protocol ("PCP", "NAT-PMP", "UPnP").
-    pub mapped: Option<(SocketAddr, &'static str)>,
+    /// Outside address that the router mapped to our port, and by which protocol.
+    pub mapped: Option<(SocketAddr, Via)>,
     /// A domain that the user gave.
     pub domain: Option<String>,
     /// The port that we listen on, and who holds 443 when it is not that.
@@ -18,15 +20,37 @@ pub struct Facts {
     pub port_443_holder: Option<String>,
 }
 
+/// The protocol by which a router maps ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Via {
+    Pcp,
+    NatPmp,
+    Upnp,
+}
+
+impl Via {
+    /// Its name.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Pcp => "PCP",
+            Self::NatPmp => "NAT-PMP",
+            Self::Upnp => "UPnP",
+        }
+    }
+}
+
+/// Addresses that join strings and the relay map name, at most.
+const CANDIDATES_MAX: usize = 6;
+
 /// How, and at which address.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reach {
     /// A domain that the user gave.
     Domain { name: String, port: u16 },
     /// A public address of this machine itself.
     Public { address: IpAddr, port: u16 },
     /// A router maps the port.
-    Mapped { outside: SocketAddr, by: &'static str, lan: IpAddr },
+    Mapped { outside: SocketAddr, by: Via, lan: IpAddr },
     /// Only inside this LAN, behind a router that maps no ports.
     LanBehindRouter { address: IpAddr, port: u16, router: IpAddr },
     /// Only inside this LAN, and there is no router.
@@ -52,24 +76,27 @@ impl Reach {
         };
         match (&facts.mapped, facts.router) {
             (Some((outside, by)), _) if is_public(outside.ip()) => {
-                Self::Mapped { outside: *outside, by, lan }
+                Self::Mapped { outside: *outside, by: *by, lan }
             }
             (_, Some(router)) => Self::LanBehindRouter { address: lan, port, router },
             (_, None) => Self::Lan { address: lan, port },
         }
     }
 
-    /// Candidate addresses for join strings, best first.
-    pub fn candidates(&self) -> Vec<SocketAddr> {
-        match self {
-            Self::Domain { .. } | Self::Nowhere { .. } => Vec::new(),
-            Self::Public { address, port }
-            | Self::Lan { address, port }
-            | Self::LanBehindRouter { address, port, .. } => {
-                vec![SocketAddr::new(*address, *port)]
+    /// Hosts and ports for join strings and relay map, best first: the chosen one, then all further addresses of this
+    /// machine.
+    pub fn candidates(&self, facts: &Facts) -> Vec<(String, u16)> {
+        let mut local: Vec<IpAddr> =
+            facts.local.iter().copied().filter(|ip| is_public(*ip) || is_private(*ip)).collect();
+        local.sort_by_key(|ip| (!is_public(*ip), ip.is_ipv6()));
+        let mut all = vec![self.host_port()];
+        for candidate in local.into_iter().map(|ip| (url_host(ip), facts.port)) {
+            if !all.contains(&candidate) {
+                all.push(candidate);
             }
-            Self::Mapped { outside, lan, .. } => vec![*outside, SocketAddr::new(*lan, outside.port())],
         }
+        all.truncate(CANDIDATES_MAX);
+        all
     }
 
     /// Whether machines outside this LAN can get in.
@@ -164,17 +191,18 @@ mod tests {
 
     #[test]
     fn a_mapping_is_used_and_the_lan_address_stays_a_candidate() {
-        let mapped = Some(("198.51.100.14:443".parse().expect("an address"), "PCP"));
+        let mapped = Some(("198.51.100.14:443".parse().expect("an address"), Via::Pcp));
         let router = Some("192.168.8.1".parse().expect("an address"));
-        let reach = Reach::decide(&Facts { mapped, router, ..facts(&["192.168.8.10"]) });
+        let facts = Facts { mapped, router, ..facts(&["192.168.8.10"]) };
+        let reach = Reach::decide(&facts);
         assert_eq!(reach.how(), "mapped");
-        let shown: Vec<String> = reach.candidates().iter().map(ToString::to_string).collect();
-        assert_eq!(shown, ["198.51.100.14:443", "192.168.8.10:443"]);
+        let wanted = [("198.51.100.14".to_owned(), 443), ("192.168.8.10".to_owned(), 443)];
+        assert_eq!(reach.candidates(&facts), wanted);
     }
 
     #[test]
     fn a_mapping_behind_a_second_nat_does_not_count() {
-        let mapped = Some(("100.70.1.1:443".parse().expect("an address"), "UPnP"));
+        let mapped = Some(("100.70.1.1:443".parse().expect("an address"), Via::Upnp));
         let router = Some("192.168.8.1".parse().expect("an address"));
         let reach = Reach::decide(&Facts { mapped, router, ..facts(&["192.168.8.10"]) });
         assert!(matches!(reach, Reach::LanBehindRouter { .. }) && !reach.is_from_outside());

@@ -2,8 +2,9 @@
 
 use super::qr;
 use super::reach::{Reach, url_host};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
+use sw_control::Invitation;
 
 /// What the terminal can show.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +64,7 @@ impl Step {
 }
 
 /// How the certificate came about.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Certificate {
     /// A public one for this name or address; it renews by itself.
     Public(String),
@@ -96,9 +97,12 @@ pub fn reachable(reach: &Reach, checked_from_outside: bool, port_443_holder: Opt
         Reach::Public { address, port } => {
             done(format!("{}, port {port}{}{checked}", url_host(*address), taken(*port)))
         }
-        Reach::Mapped { outside, by, .. } => {
-            done(format!("{}, port {}, mapped by the router ({by})", url_host(outside.ip()), outside.port()))
-        }
+        Reach::Mapped { outside, by, .. } => done(format!(
+            "{}, port {}, mapped by the router ({})",
+            url_host(outside.ip()),
+            outside.port(),
+            by.word()
+        )),
         Reach::LanBehindRouter { address, port, router } => Step {
             mark: Mark::Caution,
             label: "Reachable",
@@ -160,21 +164,6 @@ pub fn service(service: &Service) -> Step {
     }
 }
 
-/// An invite and everything that can be pasted for it; the keys of the JSON form (ux.md §2.1).
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Invite {
-    pub login_server: String,
-    pub invite_id: String,
-    pub join_url: String,
-    pub join_line: String,
-    pub join_string: String,
-    /// RFC 3339.
-    pub expires: String,
-    pub uses: u32,
-    pub official_up: String,
-}
-
 /// The JSON of `up --json` on the first machine.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -185,7 +174,7 @@ pub struct FirstRun {
     pub reachable: Reachable,
     pub certificate: CertificateKind,
     #[serde(flatten)]
-    pub invite: Invite,
+    pub invite: Invitation,
     pub admin_url: String,
     pub service: &'static str,
 }
@@ -230,14 +219,6 @@ impl Certificate {
             Self::Public(_) => "public",
             Self::Pinned | Self::Failed { .. } => "pinned",
         }
-    }
-}
-
-/// The join line. With a pin, curl checks the certificate's key itself and needs no authority (ux.md §2.1).
-pub fn join_line(join_url: &str, pin: Option<&str>) -> String {
-    match pin {
-        Some(pin) => format!("curl -fsSk --pinnedpubkey {pin} {join_url} | sudo sh"),
-        None => format!("curl -fsSL {join_url} | sudo sh"),
     }
 }
 
@@ -299,7 +280,7 @@ fn phone_block(join_url: &str, look: Look) -> String {
 
 /// The screen of `samewire invite`.
 pub fn invite_screen(
-    invite: &Invite,
+    invite: &Invitation,
     network: &str,
     for_whom: Option<&str>,
     until: &str,
@@ -346,11 +327,11 @@ mod tests {
                 proved: Proved::default(),
             },
             certificate: CertificateKind { kind: "public" },
-            invite: Invite {
+            invite: Invitation {
                 login_server: "https://203.0.113.7".into(),
                 invite_id: "A8DyxF".into(),
                 join_url: "https://203.0.113.7/j/7QmX2vKd9sT4bN8cLw5eRy".into(),
-                join_line: join_line("https://203.0.113.7/j/7QmX2vKd9sT4bN8cLw5eRy", None),
+                join_line: "curl -fsSL https://203.0.113.7/j/7QmX2vKd9sT4bN8cLw5eRy | sudo sh".into(),
                 join_string: "sw1.abc".into(),
                 expires: "2026-11-22T15:12:00Z".into(),
                 uses: 10,

@@ -38,6 +38,23 @@ pub(super) struct SessionFlags {
     qr_format: Option<String>,
 }
 
+/// Flags of `up` on a machine that becomes the first one of a new network.
+#[derive(Args, Clone, Debug, Default)]
+pub struct FirstFlags {
+    /// First machine: the name by which others reach it
+    #[arg(long, value_name = "NAME")]
+    pub domain: Option<String>,
+    /// First machine: stay in the foreground, without a service
+    #[arg(long)]
+    pub foreground: bool,
+    /// First machine: say what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// First machine: begin a new network although another one is near
+    #[arg(long)]
+    pub new_network: bool,
+}
+
 /// Flags of `up`.
 #[derive(Args, Clone, Debug, Default)]
 pub struct UpArgs {
@@ -45,9 +62,11 @@ pub struct UpArgs {
     session: SessionFlags,
     #[command(flatten)]
     prefs: PrefFlags,
-    /// Print JSON while it goes on
+    #[command(flatten)]
+    pub first: FirstFlags,
+    /// Print JSON
     #[arg(long)]
-    pub(super) json: bool,
+    pub json: bool,
     /// Set everything not mentioned to its default
     #[arg(long)]
     reset: bool,
@@ -126,6 +145,32 @@ pub(super) fn login(context: &Context, args: &LoginArgs) -> Outcome {
         plan.wanted.profile_name.clone_from(name);
     }
     start_session(context, &plan, true, true)
+}
+
+impl UpArgs {
+    /// Whether a server or a key was given: then no new network is wanted.
+    pub fn names_server(&self) -> bool {
+        self.session.login_server.is_some() || self.session.auth_key.is_some() || self.force_reauth
+    }
+
+    /// Whether nothing was asked for but to be up.
+    pub fn changes_nothing(&self) -> bool {
+        self.session.is_empty() && self.prefs.is_empty() && !self.reset
+    }
+
+    /// `current` with the settings named here.
+    ///
+    /// # Errors
+    /// A value that cannot be.
+    pub fn wanted_prefs(&self, current: &Prefs) -> Result<Prefs, Problem> {
+        let refuse = |what: String| Problem::other(format!("{what}."), "", "see: samewire up --help");
+        let no_peers = |name: &str| Err(format!("no machine is called {name:?} yet"));
+        let mut masked = self.prefs.to_masked(current, no_peers).map_err(refuse)?;
+        if let Some(text) = &self.session.advertise_tags {
+            masked.set("AdvertiseTags", parse_tags(text).map_err(refuse)?);
+        }
+        masked.apply_to(current).map_err(|error| refuse(error.to_string()))
+    }
 }
 
 impl SessionFlags {

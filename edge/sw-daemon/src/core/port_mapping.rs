@@ -1,6 +1,7 @@
 //! Port mapping: what is asked of the router, and what of it is told on.
 
 use sw_net::portmap::{Mapping, Service, Want};
+use sw_proto::portmap::Transport;
 
 use super::Core;
 
@@ -20,7 +21,7 @@ impl Core {
             ipnet::IpNet::V4(net) => (net.contains(&gateway)).then(|| net.addr()),
             ipnet::IpNet::V6(_) => None,
         })?;
-        Some(Want { gateway, local, port })
+        Some(Want { gateway, local, port, transport: Transport::Udp })
     }
 
     pub(super) fn on_mapping(&mut self, mapping: Option<Mapping>) {

@@ -143,7 +143,9 @@ async fn run(
             let unheard = joining::leave(core).await?;
             json_response(&json!({ "serverTold": unheard.is_none(), "problem": unheard }))
         }
-        (&Method::POST, path) if path == "admin-link" || path == "invites" || path.starts_with("invites/") => {
+        (&Method::POST, path)
+            if path == "admin-link" || path == "invites" || path.starts_with("invites/") =>
+        {
             match joining::ask_server(core, path, body.to_vec()).await? {
                 Ok(answer) => super::respond(StatusCode::OK, "application/json", answer),
                 Err(problem) => told::<()>(Err(problem)),

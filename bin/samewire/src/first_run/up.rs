@@ -1,0 +1,324 @@
+//! `samewire up` where no network is known: this machine becomes the first one of a new network (ux.md §2.1).
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use sw_cli::admin::{ClientError, ask};
+use sw_cli::local::{Client, Context, Globals, UpArgs, finish, print_bytes, say, warn};
+use sw_control::Invitation;
+use sw_daemon::{DaemonArgs, Problem};
+use sw_types::local::{Prefs, StartOptions, Status};
+
+use super::background::{self, Paths, manner, start};
+use super::reach::Reach;
+use super::screen::{self, CertificateKind, FirstRun, Look, Proved, Reachable, Service, Step, three_things};
+use crate::network::{self, NetworkPlan, Served};
+
+/// How long the node may take to join its own server.
+const RUNNING_LIMIT: Duration = Duration::from_secs(20);
+
+/// Everything that the steps need.
+struct Run<'a> {
+    args: &'a UpArgs,
+    context: Context,
+    paths: Paths,
+    begun: Instant,
+}
+
+/// Does what `up` means on a machine without a network, or starts the daemon of one that has one. `None`: the
+/// ordinary `up` has the rest to do.
+pub fn run(args: &UpArgs, globals: &Globals) -> Option<ExitCode> {
+    if args.names_server() {
+        return None;
+    }
+    let run = Run {
+        args,
+        context: Context::new(globals, false),
+        paths: Paths::detect(globals.socket.as_deref()),
+        begun: Instant::now(),
+    };
+    match run.decide() {
+        Ok(end) => end,
+        Err(problem) => Some(finish(Err(problem.into()), &run.context, args.json)),
+    }
+}
+
+impl Run<'_> {
+    fn decide(&self) -> Result<Option<ExitCode>, Problem> {
+        let status: Option<Status> = self.context.client.get("/localapi/v0/status?peers=false").ok();
+        let plan = NetworkPlan::read(&self.paths.control())?;
+        let is_member = match &status {
+            Some(_) => self.prefs().is_some_and(|prefs| !prefs.control_url.is_empty()),
+            None => has_stored_network(&self.paths),
+        };
+        match (plan, is_member, status) {
+            (_, true, Some(status)) if status.backend_state == "Running" && self.args.changes_nothing() => {
+                self.already_up(&status).map(Some)
+            }
+            (_, true, Some(_)) => Ok(None),
+            (_, true, None) if !self.args.first.dry_run => {
+                start(&self.paths)?;
+                Ok(None)
+            }
+            (Some(plan), false, Some(_)) if !self.args.first.dry_run => self.first(plan, true).map(Some),
+            (Some(plan), false, None) if !self.args.first.dry_run => self.first(plan, false).map(Some),
+            (plan, _, status) => {
+                let port = network::free_port();
+                let wanted = NetworkPlan { port, domain: self.args.first.domain.clone() };
+                if self.args.first.dry_run {
+                    return self.dry_run(&plan.unwrap_or(wanted)).map(Some);
+                }
+                if status.is_some() {
+                    // A daemon that serves nothing; it starts anew with its network.
+                    background::stop(&self.paths)?;
+                }
+                wanted.write(&self.paths.control())?;
+                self.first(wanted, false).map(Some)
+            }
+        }
+    }
+
+    fn prefs(&self) -> Option<Prefs> {
+        self.context.client.get("/localapi/v0/prefs").ok()
+    }
+
+    fn already_up(&self, status: &Status) -> Result<ExitCode, Problem> {
+        let own = status.self_node.clone().unwrap_or_default();
+        let address = own.tailscale_ips.iter().flatten().next().map(ToString::to_string).unwrap_or_default();
+        let network = status.current_tailnet.as_ref().map(|net| net.name.clone()).unwrap_or_default();
+        if self.args.json {
+            let state = json!({ "network": network, "machine": own.host_name, "BackendState": "Running" });
+            return told(say(state));
+        }
+        told(say(format!(
+            "  {network}, this is {}, {address}.\n\nAlready up. A new join line: samewire invite",
+            own.host_name
+        )))
+    }
+
+    /// Starts the daemon of the new network (unless it runs), makes this machine its first one and shows how others
+    /// join.
+    fn first(&self, plan: NetworkPlan, is_running: bool) -> Result<ExitCode, Problem> {
+        if self.args.first.foreground && !is_running {
+            return Ok(self.in_foreground(&plan));
+        }
+        let service = if is_running { manner(&self.paths) } else { self.start_or_undo()? };
+        self.finish_and_show(service)?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn start_or_undo(&self) -> Result<Service, Problem> {
+        start(&self.paths).inspect_err(|_| {
+            // Nothing was made yet that is worth keeping: the next try decides anew.
+            if !self.paths.control().join("control.db").exists() {
+                NetworkPlan::remove(&self.paths.control());
+            }
+        })
+    }
+
+    /// The daemon in this very process; a thread does what another process does else.
+    fn in_foreground(&self, _plan: &NetworkPlan) -> ExitCode {
+        let args = DaemonArgs::default();
+        let (up, paths, begun) = (self.args.clone(), self.paths.clone(), self.begun);
+        let client = self.context.clone();
+        crate::machine::run(&args, Some(self.paths.socket.clone()), move || {
+            std::thread::spawn(move || {
+                let run = Run { args: &up, context: client, paths, begun };
+                if let Err(problem) = run.finish_and_show(Service::Foreground) {
+                    let _code = finish(Err(problem.into()), &run.context, up.json);
+                }
+            });
+        })
+    }
+
+    fn finish_and_show(&self, service: Service) -> Result<(), Problem> {
+        let served = Served::read(&self.paths.control())?.ok_or_else(|| {
+            Problem::other("the server did not say where it is.", "", "samewire up once more")
+        })?;
+        let look = look(&self.context);
+        let steps = Look { color: look.color && std::io::stderr().is_terminal(), ..look };
+        let show = |step: &Step| {
+            if !self.args.json && !self.context.quiet {
+                warn(step.show(steps).trim_end());
+            }
+        };
+        let network = self.ask("GET", "settings", json!({}))?;
+        let network = network["name"].as_str().unwrap_or("home.internal").to_owned();
+        show(&Step::done("New network", format!("{network}, its keys stay on this machine")));
+        show(&screen::reachable(&served.reach, false, served.port_443_holder.as_deref()));
+        show(&screen::certificate(&served.certificate));
+        let (machine, addresses) = self.join_own_network(&served)?;
+        let without_root = if self.paths.is_root { "" } else { ", without root" };
+        show(&Step::done("This machine", format!("{machine}, {}{without_root}", addresses.join(", "))));
+        show(&screen::service(&service));
+        let invite: Invitation = self.typed("POST", "invites", json!({}))?;
+        let admin = self.ask("POST", "admin-link", json!({}))?;
+        let run = FirstRun {
+            network,
+            machine,
+            addresses,
+            reachable: reachable(&served.reach),
+            certificate: CertificateKind { kind: served.certificate.word() },
+            invite,
+            admin_url: admin["adminUrl"].as_str().unwrap_or_default().to_owned(),
+            service: service.word(),
+        };
+        let shown = if self.args.json {
+            format!("{}\n", serde_json::to_string(&run).unwrap_or_default())
+        } else {
+            three_things(&run, &clock_time(&run.invite.expires), self.begun.elapsed().as_secs_f64(), look)
+        };
+        drop(print_bytes(shown.as_bytes()));
+        Ok(())
+    }
+
+    /// The owner, a key for this machine, and the machine itself; what is there already stays.
+    fn join_own_network(&self, served: &Served) -> Result<(String, Vec<String>), Problem> {
+        let users = self.ask("GET", "users", json!({}))?;
+        if users.as_array().is_none_or(Vec::is_empty) {
+            self.ask("POST", "users", json!({ "name": caller_name(), "role": "owner" }))?;
+        }
+        let client = &self.context.client;
+        let status: Status = client.get("/localapi/v0/status?peers=false")?;
+        if status.backend_state != "Running" {
+            let key = self.ask("POST", "keys", json!({ "preapproved": true, "expiry_seconds": 600 }))?;
+            let options = StartOptions {
+                update_prefs: Some(self.wanted_prefs(served)?),
+                auth_key: key["key"].as_str().unwrap_or_default().to_owned(),
+                ..StartOptions::default()
+            };
+            let body = serde_json::to_vec(&options).unwrap_or_default();
+            client.command("POST", "/localapi/v0/start", Some(&body))?;
+        }
+        let status = await_running(client)?;
+        let own = status.self_node.unwrap_or_default();
+        let addresses = own.tailscale_ips.iter().flatten().filter(|ip| ip.is_ipv4()).map(ToString::to_string);
+        let name = own.dns_name.split('.').next().unwrap_or_default().to_owned();
+        Ok((name, addresses.collect()))
+    }
+
+    fn wanted_prefs(&self, served: &Served) -> Result<Prefs, Problem> {
+        let mut prefs = self.args.wanted_prefs(&Prefs::default())?;
+        prefs.control_url.clone_from(&served.login_server);
+        prefs.want_running = true;
+        Ok(prefs)
+    }
+
+    fn ask(&self, method: &str, path: &str, body: Value) -> Result<Value, Problem> {
+        ask(&self.paths.control(), method, path, body).map_err(|error| problem_of(&error))
+    }
+
+    fn typed<T: for<'a> serde::Deserialize<'a>>(
+        &self,
+        method: &str,
+        path: &str,
+        body: Value,
+    ) -> Result<T, Problem> {
+        serde_json::from_value(self.ask(method, path, body)?)
+            .map_err(|error| Problem::other("the server's answer was not understood.", error.to_string(), ""))
+    }
+
+    /// Says what would be done; nothing is changed.
+    fn dry_run(&self, plan: &NetworkPlan) -> Result<ExitCode, Problem> {
+        let facts = network::facts(plan);
+        let reach = Reach::decide(&facts);
+        let mut steps = vec![
+            Step::done("New network", "home.internal, its keys stay on this machine"),
+            screen::reachable(&reach, false, facts.port_443_holder.as_deref()),
+            screen::certificate(&screen::Certificate::Pinned),
+            Step::done("This machine", sw_os::host::facts().hostname),
+            screen::service(&manner(&self.paths)),
+        ];
+        if self.args.json {
+            let would = json!({
+                "dryRun": true,
+                "network": "home.internal",
+                "machine": sw_os::host::facts().hostname,
+                "reachable": reachable(&reach),
+                "service": manner(&self.paths).word(),
+            });
+            return told(say(would));
+        }
+        let look = look(&self.context);
+        for step in steps.drain(..) {
+            warn(step.would().show(look).trim_end());
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn told(outcome: sw_cli::local::Outcome) -> Result<ExitCode, Problem> {
+    match outcome {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        // The reader of the pipe went away.
+        Err(_) => Ok(ExitCode::from(141)),
+    }
+}
+
+/// What the control server's client says, as a message of this command.
+pub(crate) fn problem_of(error: &ClientError) -> Problem {
+    Problem::other(error.to_string(), error.why().unwrap_or_default(), error.fix().unwrap_or_default())
+}
+
+/// What the terminal can show.
+pub(crate) fn look(context: &Context) -> Look {
+    Look {
+        color: context.terminal.has_color,
+        unicode: context.terminal.has_unicode,
+        columns: context.terminal.columns,
+        is_terminal: context.terminal.is_pretty,
+    }
+}
+
+/// Waits until the node runs.
+///
+/// # Errors
+/// The problem that the node reports, or that the time ran out.
+pub(crate) fn await_running(client: &Client) -> Result<Status, Problem> {
+    let end = Instant::now() + RUNNING_LIMIT;
+    loop {
+        let status: Status = client.get("/localapi/v0/status?peers=false")?;
+        if status.backend_state == "Running" {
+            return Ok(status);
+        }
+        if Instant::now() > end {
+            let state = format!("its state is {}", status.backend_state);
+            let why = status.health.first().cloned().unwrap_or(state);
+            return Err(Problem::other(
+                "this machine did not join its network.",
+                why,
+                "samewire up once more",
+            ));
+        }
+        std::thread::sleep(Duration::from_millis(30));
+    }
+}
+
+fn reachable(reach: &Reach) -> Reachable {
+    let (address, port) = reach.host_port();
+    Reachable { how: reach.how(), address, port, proved: Proved::default() }
+}
+
+/// `15:12 UTC` of an RFC 3339 time.
+pub(crate) fn clock_time(rfc3339: &str) -> String {
+    let time = rfc3339.split('T').nth(1).and_then(|time| time.get(..5));
+    time.map_or_else(|| rfc3339.to_owned(), |time| format!("{time} UTC"))
+}
+
+/// Whether the node's state file knows a server.
+fn has_stored_network(paths: &Paths) -> bool {
+    let text = sw_os::files::read_private(&paths.node().join("node.state")).ok().flatten();
+    let prefs = text
+        .and_then(|text| sw_node::state_file::StateFile::parse(&text).ok())
+        .and_then(|state| state.prefs().ok().flatten());
+    prefs.is_some_and(|prefs| !prefs.control_url.is_empty())
+}
+
+/// The first person: who called sudo, else who runs this.
+fn caller_name() -> String {
+    let sudo = std::env::var("SUDO_USER").ok().filter(|name| !name.is_empty());
+    let name = sudo.or_else(|| sw_os::host::user_name(rustix::process::getuid().as_raw()));
+    name.filter(|name| !name.is_empty()).unwrap_or_else(|| "owner".to_owned()).to_lowercase()
+}
