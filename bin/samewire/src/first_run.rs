@@ -3,7 +3,11 @@
 //! `reach` decides how the server can be reached, from facts alone; `screen` is what people and programs read;
 //! `script` is what `curl … | sh` runs; `qr` draws codes in a terminal.
 
+pub mod away;
 pub mod background;
+pub mod invite;
+pub mod join;
+pub mod keep;
 pub mod qr;
 pub mod reach;
 pub mod screen;

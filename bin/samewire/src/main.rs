@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+use samewire::first_run;
 use sw_cli::local::{self, CalledAs};
 
 mod control;
@@ -21,6 +22,22 @@ struct Cli {
 enum Command {
     #[command(flatten)]
     Local(local::Verb),
+    /// Join a network by the string that another machine printed
+    Join(first_run::join::JoinArgs),
+    /// Let further machines and phones join
+    Invite(first_run::invite::InviteArgs),
+    /// Print a one-time link to the admin page
+    Admin(first_run::invite::AdminArgs),
+    /// Leave the network for good
+    Leave(first_run::away::LeaveArgs),
+    /// Remove samewire and everything it made from this machine
+    Uninstall(first_run::away::UninstallArgs),
+    /// Keep this machine's keys, and the network it serves, in one file
+    Backup(first_run::keep::BackupArgs),
+    /// Put a backup in force on this machine
+    Restore(first_run::keep::RestoreArgs),
+    /// Say how the network moves to another server
+    Move(first_run::keep::MoveArgs),
     /// Run the node on this machine
     Daemon(sw_daemon::DaemonArgs),
     /// The control server of a network, and its administration
@@ -48,12 +65,20 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Local(verb) => {
             if let (local::Verb::Up(args), CalledAs::Samewire) = (&verb, called_as)
-                && let Some(code) = samewire::first_run::up::run(args, &cli.globals)
+                && let Some(code) = first_run::up::run(args, &cli.globals)
             {
                 return code;
             }
             local::run(verb, &cli.globals, called_as == CalledAs::Tailscale, Cli::command())
         }
+        Command::Join(args) => first_run::join::run(&args, &cli.globals),
+        Command::Invite(args) => first_run::invite::invite(&args, &cli.globals),
+        Command::Admin(args) => first_run::invite::admin(&args, &cli.globals),
+        Command::Leave(args) => first_run::away::leave(&args, &cli.globals),
+        Command::Uninstall(args) => first_run::away::uninstall(&args, &cli.globals),
+        Command::Backup(args) => first_run::keep::backup(&args, &cli.globals),
+        Command::Restore(args) => first_run::keep::restore(&args, &cli.globals),
+        Command::Move(args) => first_run::keep::show_move(&args, &cli.globals),
         Command::Daemon(args) => samewire::machine::run(&args, cli.globals.socket, || {}),
         Command::Control(args) => control::run(args),
         Command::Lab(args) => sw_lab::run(args),

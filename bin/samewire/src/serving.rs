@@ -276,17 +276,21 @@ pub fn join_address(host: &str, port: u16) -> Option<JoinAddress> {
 /// system's libraries mostly can too: any glibc at least as new as ours; the loader says so where not.
 ///
 /// The checksum is made beside the start, which it would hold up.
-fn own_binary() -> Arc<OnceLock<BinaryOffer>> {
+fn own_binary() -> Arc<OnceLock<Option<BinaryOffer>>> {
     let offer = Arc::new(OnceLock::new());
     let filled = Arc::clone(&offer);
     let made = std::thread::Builder::new().name("sw-checksum".into()).spawn(move || {
-        let Ok(path) = std::env::current_exe() else { return };
-        let Ok(bytes) = std::fs::read(&path) else { return };
-        let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        filled.get_or_init(|| BinaryOffer { path, sha256, arch: std::env::consts::ARCH.into() });
+        filled.get_or_init(|| {
+            let path = std::env::current_exe().ok()?;
+            // WHY not `sha2`: a build without optimisation would take seconds for it.
+            let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &std::fs::read(&path).ok()?);
+            let sha256 = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+            Some(BinaryOffer { path, sha256, arch: std::env::consts::ARCH.into() })
+        });
     });
     if let Err(error) = made {
         tracing::warn!(%error, "the own binary is not handed out to joining machines");
+        offer.get_or_init(|| None);
     }
     offer
 }

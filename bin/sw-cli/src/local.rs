@@ -28,7 +28,7 @@ use sw_types::problem::{Severity, Slug, quoted};
 
 pub use self::client::{Client, Response};
 pub use self::flags::normalize;
-pub use self::terminal::{ColorChoice, Style, Terminal, age, delay, nearest};
+pub use self::terminal::{ColorChoice, Style, Terminal, age, delay, nearest, parse_duration};
 pub use self::up::{FirstFlags, UpArgs};
 
 /// Options of every verb.

@@ -151,10 +151,25 @@ pub(crate) async fn page(site: &Site, ask: &Ask, token: &str) -> Response<Body> 
         base_url: &site.config.join.page_url,
         token,
         join_string: &join_string,
-        binary: site.config.binary.get(),
+        binary: offer(site).await,
         pin: pin.as_deref(),
     };
     http::with_type(StatusCode::OK, "text/x-shellscript", (site.config.script)(&facts))
+}
+
+/// The binary; a server that has just started is still making its checksum.
+async fn offer(site: &Site) -> Option<&BinaryOffer> {
+    const LIMIT: Duration = Duration::from_secs(20);
+    const LOOK_AGAIN: Duration = Duration::from_millis(20);
+    let made = async {
+        loop {
+            match site.config.binary.get() {
+                Some(offer) => return offer.as_ref(),
+                None => tokio::time::sleep(LOOK_AGAIN).await,
+            }
+        }
+    };
+    tokio::time::timeout(LIMIT, made).await.ok().flatten()
 }
 
 /// A script that only says why, since its reader is a shell.
@@ -170,7 +185,7 @@ pub(crate) async fn binary(site: &Site, ask: &Ask, token: &str, arch: &str) -> R
     if !ask.is_tls || check(site, token).await.is_err() {
         return http::text(StatusCode::FORBIDDEN, "only for a good invite, and over TLS\n");
     }
-    let Some(offer) = site.config.binary.get().filter(|offer| offer.arch == arch) else {
+    let Some(offer) = offer(site).await.filter(|offer| offer.arch == arch) else {
         return http::text(StatusCode::NOT_FOUND, "this server has no binary for that machine\n");
     };
     match tokio::fs::read(&offer.path).await {

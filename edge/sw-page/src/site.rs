@@ -25,9 +25,8 @@ pub struct SiteConfig {
     pub join: Arc<JoinFacts>,
     /// Writes the script of `curl … | sh`.
     pub script: fn(&ScriptFacts<'_>) -> String,
-    /// The binary that joining machines may download.
-    /// Filled once its checksum is known.
-    pub binary: Arc<OnceLock<BinaryOffer>>,
+    /// The binary that joining machines may download, if there is one. Filled once its checksum is known.
+    pub binary: Arc<OnceLock<Option<BinaryOffer>>>,
     /// Whether a machine of this network runs beside the server, so that connections to its own address of the
     /// network come from machines whose owners are known.
     pub sign_in_by_network: bool,

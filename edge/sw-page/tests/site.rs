@@ -3,7 +3,7 @@
 use http::{Request, Response};
 use hyper::body::Incoming;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use sw_control::{Control, JoinFacts, Server, ServerConfig, clock};
 use sw_net::front::{Body, BoxFuture, Conn, Front, FrontLimits, Router};
@@ -57,7 +57,7 @@ async fn world() -> World {
         hosts: vec!["net.example.org".into()],
         join: Arc::new(join),
         script: |facts| format!("#!/bin/sh\n# {}\n", facts.join_string),
-        binary: Arc::default(),
+        binary: Arc::new(OnceLock::from(None)),
         sign_in_by_network: false,
         version: "0".into(),
     };

@@ -127,7 +127,7 @@ pub fn age(duration: Duration) -> String {
 }
 
 /// Parses a duration in Go's form: `5s`, `1m30s`, `500ms`, `0`.
-pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let refuse = || format!("{text:?} is no duration; write for example 5s, 1m30s or 500ms");
     if text == "0" {
         return Ok(Duration::ZERO);
