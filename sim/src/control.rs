@@ -1,54 +1,54 @@
 //! The control server as the path engines see it: it collects what nodes say
 //! of themselves and tells each node its peers, in full once and then by
-//! deltas. Streams are ordered; what a node was not told yet is a set, not a
-//! queue.
+//! deltas. It keeps one log of changes; a stream is a place in it, so that
+//! streams at one place share what they are told.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use sw_path::PeerInfo;
-use sw_types::NodeKey;
 
-/// What a node's stream brings.
+/// A peer and its number.
+pub(crate) type Known = (usize, Arc<PeerInfo>);
+
+/// What a node's stream brings. The receiver overlooks itself.
 #[derive(Clone, Debug)]
 pub(crate) enum Update {
-    Full(Vec<PeerInfo>),
-    Delta { changed: Vec<PeerInfo>, removed: Vec<NodeKey> },
+    Full(Arc<[Known]>),
+    Delta { changed: Arc<[Known]>, removed: Vec<usize> },
 }
 
-#[derive(Debug, Default)]
-struct Stream {
-    connected: bool,
-    /// The client has had a full map on this connection.
-    primed: bool,
-    /// A message is being put together.
-    telling: bool,
-    dirty: BTreeSet<usize>,
-    /// What the client was sent, to know whether it must be removed.
-    sent: BTreeSet<usize>,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stream {
+    #[default]
+    Closed,
+    /// The client has had nothing on this connection.
+    Fresh,
+    /// The client knows all changes before this place of the log.
+    Told(usize),
 }
 
 /// The server.
 #[derive(Debug, Default)]
 pub(crate) struct Control {
-    nodes: Vec<Option<PeerInfo>>,
-    keys: BTreeMap<NodeKey, usize>,
+    nodes: Vec<Option<Arc<PeerInfo>>>,
     forbidden: BTreeSet<(usize, usize)>,
     streams: Vec<Stream>,
+    /// Nodes in the order of their changes, from `log_start` on.
+    log: Vec<usize>,
+    log_start: usize,
+    /// Pairs whose permission changed: what each of the two is still to hear of the other.
+    permissions: BTreeMap<usize, BTreeSet<usize>>,
     refuse: BTreeMap<usize, u32>,
 }
 
 impl Control {
     pub(crate) fn new(hosts: usize) -> Self {
-        Self {
-            nodes: vec![None; hosts],
-            streams: (0..hosts).map(|_| Stream::default()).collect(),
-            ..Self::default()
-        }
+        Self { nodes: vec![None; hosts], streams: vec![Stream::Closed; hosts], ..Self::default() }
     }
 
-    /// A node says what it is now; returns false when that could not be
-    /// stored, and the nodes to be told otherwise.
-    pub(crate) fn on_update(&mut self, host: usize, info: PeerInfo) -> Result<Vec<usize>, Refused> {
+    /// A node says what it is now; returns whether anybody is to be told.
+    pub(crate) fn on_update(&mut self, host: usize, info: PeerInfo) -> Result<bool, Refused> {
         if let Some(times) = self.refuse.get_mut(&host) {
             *times -= 1;
             if *times == 0 {
@@ -56,55 +56,31 @@ impl Control {
             }
             return Err(Refused);
         }
-        if self.nodes.get(host).is_some_and(|n| n.as_ref() == Some(&info)) {
-            return Ok(Vec::new());
+        if self.nodes.get(host).is_some_and(|n| n.as_deref() == Some(&info)) {
+            return Ok(false);
         }
-        self.keys.insert(info.node, host);
         if let Some(node) = self.nodes.get_mut(host) {
-            *node = Some(info);
+            *node = Some(Arc::new(info));
         }
-        Ok(self.touch(host))
-    }
-
-    fn touch(&mut self, host: usize) -> Vec<usize> {
-        let mut told = Vec::new();
-        for other in 0..self.streams.len() {
-            let seen = other != host && !self.is_forbidden(host, other);
-            if let Some(stream) = self.streams.get_mut(other)
-                && other != host
-                && (seen || stream.sent.contains(&host))
-            {
-                stream.dirty.insert(host);
-                if stream.connected {
-                    told.push(other);
-                }
-            }
-        }
-        told
+        self.log.push(host);
+        Ok(true)
     }
 
     pub(crate) fn is_forbidden(&self, a: usize, b: usize) -> bool {
         self.forbidden.contains(&(a.min(b), a.max(b)))
     }
 
-    /// Changes who may talk; returns the nodes to be told.
-    pub(crate) fn set_permitted(&mut self, a: usize, b: usize, permitted: bool) -> Vec<usize> {
+    /// Changes who may talk; both are to be told.
+    pub(crate) fn set_permitted(&mut self, a: usize, b: usize, permitted: bool) {
         let pair = (a.min(b), a.max(b));
         if permitted {
             self.forbidden.remove(&pair);
         } else {
             self.forbidden.insert(pair);
         }
-        let mut told = Vec::new();
         for (node, peer) in [(a, b), (b, a)] {
-            if let Some(stream) = self.streams.get_mut(node) {
-                stream.dirty.insert(peer);
-                if stream.connected {
-                    told.push(node);
-                }
-            }
+            self.permissions.entry(node).or_default().insert(peer);
         }
-        told
     }
 
     /// The next updates of `host` fail to be stored.
@@ -113,66 +89,90 @@ impl Control {
     }
 
     pub(crate) fn connect(&mut self, host: usize) {
-        if let Some(stream) = self.streams.get_mut(host) {
-            *stream = Stream { connected: true, ..Stream::default() };
-        }
+        self.set_stream(host, Stream::Fresh);
     }
 
     pub(crate) fn disconnect(&mut self, host: usize) {
+        self.set_stream(host, Stream::Closed);
+    }
+
+    fn set_stream(&mut self, host: usize, to: Stream) {
+        self.permissions.remove(&host);
         if let Some(stream) = self.streams.get_mut(host) {
-            *stream = Stream::default();
+            *stream = to;
         }
     }
 
-    /// Returns whether a message to `host` is to be put together; false when
-    /// one is already.
-    pub(crate) fn begin_telling(&mut self, host: usize) -> bool {
-        self.streams.get_mut(host).is_some_and(|s| s.connected && !std::mem::replace(&mut s.telling, true))
-    }
-
-    /// What `host` is to be told now.
-    pub(crate) fn next_update(&mut self, host: usize) -> Option<Update> {
-        if let Some(stream) = self.streams.get_mut(host) {
-            stream.telling = false;
-        }
-        let primed = self.streams.get(host).filter(|s| s.connected)?.primed;
-        if !primed {
-            let (peers, sent) = (self.full_map(host), self.visible(host));
-            let stream = self.streams.get_mut(host)?;
-            stream.primed = true;
-            stream.dirty.clear();
-            stream.sent = sent;
-            return Some(Update::Full(peers));
-        }
-        let dirty = std::mem::take(&mut self.streams.get_mut(host)?.dirty);
-        if dirty.is_empty() {
-            return None;
-        }
-        let (mut changed, mut removed) = (Vec::new(), Vec::new());
-        for other in dirty {
-            let Some(info) = self.nodes.get(other).cloned().flatten() else { continue };
-            let forbidden = self.is_forbidden(host, other);
-            let stream = self.streams.get_mut(host)?;
-            if forbidden {
-                if stream.sent.remove(&other) {
-                    removed.push(info.node);
+    /// All that is to be told now, by node.
+    pub(crate) fn flush(&mut self) -> Vec<(usize, Update)> {
+        let end = self.log_start + self.log.len();
+        let mut deltas: BTreeMap<usize, Arc<[Known]>> = BTreeMap::new();
+        let mut whole: Option<Arc<[Known]>> = None;
+        let mut updates = Vec::new();
+        for host in 0..self.streams.len() {
+            let permissions = self.permissions.remove(&host).unwrap_or_default();
+            let is_free = permissions.is_empty() && !self.has_forbidden(host);
+            let update = match self.streams.get(host).copied().unwrap_or_default() {
+                Stream::Closed => continue,
+                Stream::Fresh if is_free => {
+                    Update::Full(Arc::clone(whole.get_or_insert_with(|| self.everybody().collect())))
                 }
-            } else {
-                stream.sent.insert(other);
-                changed.push(info);
+                Stream::Fresh => Update::Full(self.full_map(host).into()),
+                Stream::Told(place) if place == end && permissions.is_empty() => continue,
+                Stream::Told(place) => {
+                    let shared = deltas.entry(place).or_insert_with(|| self.since(place));
+                    if is_free {
+                        Update::Delta { changed: Arc::clone(shared), removed: Vec::new() }
+                    } else {
+                        self.own_delta(host, shared, &permissions)
+                    }
+                }
+            };
+            if let Some(stream) = self.streams.get_mut(host) {
+                *stream = Stream::Told(end);
+            }
+            updates.push((host, update));
+        }
+        // Every open stream is at the end by now.
+        self.log.clear();
+        self.log_start = end;
+        updates
+    }
+
+    fn has_forbidden(&self, host: usize) -> bool {
+        !self.forbidden.is_empty() && self.forbidden.iter().any(|(a, b)| *a == host || *b == host)
+    }
+
+    fn everybody(&self) -> impl Iterator<Item = Known> + '_ {
+        self.nodes.iter().enumerate().filter_map(|(n, info)| Some((n, Arc::clone(info.as_ref()?))))
+    }
+
+    /// Nodes that changed since a place of the log, each once.
+    fn since(&self, place: usize) -> Arc<[Known]> {
+        let changes = self.log.get(place.saturating_sub(self.log_start)..).unwrap_or_default();
+        let nodes: BTreeSet<usize> = changes.iter().copied().collect();
+        nodes.into_iter().filter_map(|n| Some((n, self.nodes.get(n).cloned().flatten()?))).collect()
+    }
+
+    fn own_delta(&self, host: usize, shared: &[Known], permissions: &BTreeSet<usize>) -> Update {
+        let mut changed: Vec<Known> =
+            shared.iter().filter(|(n, _)| !self.is_forbidden(host, *n)).cloned().collect();
+        let mut removed = Vec::new();
+        for peer in permissions {
+            if self.is_forbidden(host, *peer) {
+                removed.push(*peer);
+            } else if !changed.iter().any(|(n, _)| n == peer)
+                && let Some(info) = self.nodes.get(*peer).cloned().flatten()
+            {
+                changed.push((*peer, info));
             }
         }
-        Some(Update::Delta { changed, removed })
-    }
-
-    fn visible(&self, host: usize) -> BTreeSet<usize> {
-        let known = |n: &usize| self.nodes.get(*n).is_some_and(Option::is_some);
-        (0..self.nodes.len()).filter(|n| *n != host && known(n) && !self.is_forbidden(host, *n)).collect()
+        Update::Delta { changed: changed.into(), removed }
     }
 
     /// All peers of a node, computed anew.
-    pub(crate) fn full_map(&self, host: usize) -> Vec<PeerInfo> {
-        self.visible(host).into_iter().filter_map(|n| self.nodes.get(n).cloned().flatten()).collect()
+    pub(crate) fn full_map(&self, host: usize) -> Vec<Known> {
+        self.everybody().filter(|(n, _)| *n != host && !self.is_forbidden(host, *n)).collect()
     }
 }
 

@@ -1,6 +1,7 @@
 //! One machine: its path engine and what the edge around it would hold.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use sw_path::{PathConfig, PathEngine, PeerInfo, Route, SocketId};
 use sw_types::{CapVer, DiscoKey, DiscoPrivate, Instant, NodeKey, NodePrivate, RegionId, Rng};
@@ -40,9 +41,10 @@ pub(crate) struct Host {
     next_socket: u16,
     pub(crate) home: Option<RegionId>,
     pub(crate) relays: BTreeMap<RegionId, Conn>,
-    pub(crate) routes: BTreeMap<NodeKey, Route>,
-    /// The netmap: fold of all that control sent.
-    pub(crate) netmap: BTreeMap<NodeKey, PeerInfo>,
+    /// Where data for each machine goes.
+    pub(crate) routes: Vec<Option<Route>>,
+    /// The netmap by machine: fold of all that control sent.
+    pub(crate) netmap: Vec<Option<Arc<PeerInfo>>>,
     pub(crate) endpoints: Vec<std::net::SocketAddr>,
     /// Grows when the node restarts or its streams break.
     pub(crate) control_epoch: u64,
@@ -59,7 +61,7 @@ pub(crate) struct Host {
     pub(crate) last_wake: Instant,
     pub(crate) wall_offset_s: i64,
     /// First time that each peer was reached directly.
-    pub(crate) direct_at: BTreeMap<NodeKey, Instant>,
+    pub(crate) direct_at: BTreeMap<usize, Instant>,
 }
 
 impl Host {
@@ -80,8 +82,8 @@ impl Host {
             next_socket: 1,
             home: None,
             relays: BTreeMap::new(),
-            routes: BTreeMap::new(),
-            netmap: BTreeMap::new(),
+            routes: Vec::new(),
+            netmap: Vec::new(),
             endpoints: Vec::new(),
             control_epoch: 0,
             control_up: false,
@@ -114,6 +116,34 @@ impl Host {
         self.control_up = false;
         self.armed = None;
         self.direct_at.clear();
+    }
+
+    /// Where data for a machine goes.
+    pub(crate) fn route(&self, peer: usize) -> Option<Route> {
+        self.routes.get(peer).copied().flatten()
+    }
+
+    pub(crate) fn set_route(&mut self, peer: usize, route: Option<Route>) {
+        if self.routes.len() <= peer {
+            self.routes.resize(peer + 1, None);
+        }
+        if let Some(slot) = self.routes.get_mut(peer) {
+            *slot = route;
+        }
+    }
+
+    pub(crate) fn knows(&self, peer: usize) -> bool {
+        self.netmap.get(peer).is_some_and(Option::is_some)
+    }
+
+    /// Takes what control says of a peer.
+    pub(crate) fn know(&mut self, peer: usize, info: Option<Arc<PeerInfo>>) {
+        if self.netmap.len() <= peer {
+            self.netmap.resize(peer + 1, None);
+        }
+        if let Some(slot) = self.netmap.get_mut(peer) {
+            *slot = info;
+        }
     }
 
     /// What this node tells control of itself.

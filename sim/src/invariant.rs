@@ -109,7 +109,7 @@ impl World {
         let rough = [a, b].iter().any(|h| h.spec.link.loss > 0.0 || h.spec.link.reorder > 0.0);
         let possible = if is_cut { Possible::Relay } else { possible(&self.net, a.station, b.station) };
         let relay_lives = self.relays.iter().any(|r| r.is_alive);
-        let Some(route) = a.routes.get(&b.key).copied() else {
+        let Some(route) = a.route(to) else {
             if relay_lives {
                 self.violate(Violation::Mute { from, to, sent: 0, arrived: 0 });
             }
@@ -138,9 +138,9 @@ impl World {
     fn check_netmaps(&mut self) {
         for host in 0..self.hosts.len() {
             let Some(h) = self.hosts.get(host).filter(|h| h.is_awake && h.control_up) else { continue };
-            let folded: Vec<_> = h.netmap.values().cloned().collect();
-            let mut full = self.control.full_map(host);
-            full.sort_by_key(|p| p.node);
+            let folded: Vec<_> =
+                h.netmap.iter().enumerate().filter_map(|(n, p)| Some((n, p.clone()?))).collect();
+            let full = self.control.full_map(host);
             if folded != full {
                 self.violate(Violation::WrongNetmap { host });
             }

@@ -110,6 +110,10 @@ struct Entry {
 
 /// Entries of one box; more make the oldest go.
 const ENTRIES_MAX: usize = 8192;
+/// Below this many entries nobody looks for dead ones.
+const SWEEP_MIN: usize = 64;
+/// Ports that a box looks at before it gives up.
+const PORT_TRIES: usize = 4096;
 
 /// One middlebox and its state.
 #[derive(Clone, Debug)]
@@ -119,12 +123,21 @@ pub(crate) struct NatBox {
     entries: BTreeMap<Key, Entry>,
     by_port: BTreeMap<u16, Key>,
     next_port: u16,
+    /// Number of entries at which dead ones are looked for.
+    sweep_at: usize,
 }
 
 impl NatBox {
     pub(crate) fn new(spec: BoxSpec, outer: Ipv4Addr, rng: &mut Rng) -> Self {
         let next_port = 10_000 + rng.below(40_000) as u16;
-        Self { spec, outer, entries: BTreeMap::new(), by_port: BTreeMap::new(), next_port }
+        Self {
+            spec,
+            outer,
+            entries: BTreeMap::new(),
+            by_port: BTreeMap::new(),
+            next_port,
+            sweep_at: SWEEP_MIN,
+        }
     }
 
     /// Forgets everything, as after a power cut.
@@ -166,8 +179,8 @@ impl NatBox {
         }
         if !self.entries.contains_key(&key) {
             let translated = inner.is_ipv4() && self.spec.mapping.is_some();
-            let outer_port = if translated { self.allocate(inner.port(), rng)? } else { inner.port() };
-            self.make_room();
+            let outer_port = if translated { self.allocate(inner.port(), now, rng)? } else { inner.port() };
+            self.make_room(now);
             if translated {
                 self.by_port.insert(outer_port, key);
             }
@@ -210,7 +223,7 @@ impl NatBox {
     }
 
     /// A port mapping protocol asks for a forward to `inner`.
-    pub(crate) fn forward(&mut self, inner: SocketAddr, rng: &mut Rng) -> Option<SocketAddr> {
+    pub(crate) fn forward(&mut self, inner: SocketAddr, now: Instant, rng: &mut Rng) -> Option<SocketAddr> {
         if !self.spec.port_mapping || self.spec.mapping.is_none() || self.spec.blocks_udp {
             return None;
         }
@@ -218,7 +231,7 @@ impl NatBox {
         if let Some(entry) = self.entries.get(&key) {
             return Some(SocketAddr::from((self.outer, entry.outer_port)));
         }
-        let outer_port = self.allocate(inner.port(), rng)?;
+        let outer_port = self.allocate(inner.port(), now, rng)?;
         self.by_port.insert(outer_port, key);
         let entry =
             Entry { outer_port, last_out: Instant::MAX, contacted: BTreeMap::new(), is_forward: true };
@@ -226,12 +239,11 @@ impl NatBox {
         Some(SocketAddr::from((self.outer, outer_port)))
     }
 
-    fn allocate(&mut self, inner_port: u16, rng: &mut Rng) -> Option<u16> {
-        let free = |port: u16, by_port: &BTreeMap<u16, Key>| port >= 1024 && !by_port.contains_key(&port);
-        if self.spec.ports == Ports::Preserve && free(inner_port, &self.by_port) {
+    fn allocate(&mut self, inner_port: u16, now: Instant, rng: &mut Rng) -> Option<u16> {
+        if self.spec.ports == Ports::Preserve && self.take_port(inner_port, now) {
             return Some(inner_port);
         }
-        for _ in 0..4096 {
+        for _ in 0..PORT_TRIES {
             let port = match self.spec.ports {
                 Ports::Sequential(step) => {
                     self.next_port = self.next_port.checked_add(step).unwrap_or(10_000);
@@ -240,14 +252,38 @@ impl NatBox {
                 Ports::Block(first, last) => first + rng.below(u64::from(last - first) + 1) as u16,
                 Ports::Preserve | Ports::Random => 1024 + rng.below(64_512) as u16,
             };
-            if free(port, &self.by_port) {
+            if self.take_port(port, now) {
                 return Some(port);
             }
         }
         None
     }
 
-    fn make_room(&mut self) {
+    /// Returns whether a port is free; a mapping that is dead makes way.
+    fn take_port(&mut self, port: u16, now: Instant) -> bool {
+        let Some(key) = self.by_port.get(&port).copied() else { return port >= 1024 };
+        let is_dead = self.entries.get(&key).is_none_or(|e| self.is_dead(e, now));
+        if is_dead {
+            self.remove(&key);
+        }
+        is_dead
+    }
+
+    fn is_dead(&self, entry: &Entry, now: Instant) -> bool {
+        !entry.is_forward && entry.last_out + self.spec.expiry <= now
+    }
+
+    /// Forgets dead mappings when there are many, then the oldest one.
+    fn make_room(&mut self, now: Instant) {
+        if self.entries.len() < self.sweep_at {
+            return;
+        }
+        let dead: Vec<Key> =
+            self.entries.iter().filter(|(_, e)| self.is_dead(e, now)).map(|(key, _)| *key).collect();
+        for key in dead {
+            self.remove(&key);
+        }
+        self.sweep_at = (self.entries.len() * 2).clamp(SWEEP_MIN, ENTRIES_MAX);
         if self.entries.len() < ENTRIES_MAX {
             return;
         }
@@ -316,7 +352,7 @@ mod tests {
     fn a_forward_lets_everybody_in() {
         let (mut nat, mut rng) = nat(BoxSpec { port_mapping: true, ..BoxSpec::HARD });
         let inner = addr("10.0.0.2:5");
-        let outer = nat.forward(inner, &mut rng).unwrap();
+        let outer = nat.forward(inner, T0, &mut rng).unwrap();
         assert_eq!(nat.inbound(addr("9.9.9.9:9"), outer, T0), Some(inner));
         assert_eq!(nat.outbound(inner, addr("8.8.8.8:8"), T0, &mut rng), Some(outer));
     }

@@ -220,11 +220,17 @@ impl Network {
     }
 
     /// Asks the innermost box to forward to a port of a station.
-    pub(crate) fn forward(&mut self, id: StationId, port: u16, rng: &mut Rng) -> Option<SocketAddr> {
+    pub(crate) fn forward(
+        &mut self,
+        id: StationId,
+        port: u16,
+        now: Instant,
+        rng: &mut Rng,
+    ) -> Option<SocketAddr> {
         let station = self.station(id);
         let inner = SocketAddr::from((station.v4?, port));
         let gateway = self.segments.get(station.segment.0)?.gateway?;
-        self.nat(gateway).forward(inner, rng)
+        self.nat(gateway).forward(inner, now, rng)
     }
 
     /// Sends a datagram of `len` bytes; returns its arrivals at the segment

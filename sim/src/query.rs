@@ -10,8 +10,7 @@ use crate::world::World;
 impl World {
     /// Where data from `a` to `b` goes.
     pub fn route(&self, a: usize, b: usize) -> Option<Route> {
-        let peer = self.hosts.get(b)?.key;
-        self.hosts.get(a)?.routes.get(&peer).copied()
+        self.hosts.get(a)?.route(b)
     }
 
     /// Returns whether data from `a` to `b` goes straight, alone.
@@ -21,8 +20,7 @@ impl World {
 
     /// Time from the start until `a` first had a direct path to `b`.
     pub fn direct_after(&self, a: usize, b: usize) -> Option<Duration> {
-        let peer = self.hosts.get(b)?.key;
-        let at = self.hosts.get(a)?.direct_at.get(&peer)?;
+        let at = self.hosts.get(a)?.direct_at.get(&b)?;
         Some(at.saturating_since(self.start))
     }
 

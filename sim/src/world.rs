@@ -1,7 +1,7 @@
 //! The world: one queue of events, all machines, relays and the control
 //! server, and the loop that moves virtual time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -87,10 +87,8 @@ pub(crate) enum Event {
         epoch: u64,
         info: Box<sw_path::PeerInfo>,
     },
-    /// Control looks whether a node is to be told something.
-    Tell {
-        host: usize,
-    },
+    /// Control tells what it gathered.
+    Flush,
     FromControl {
         host: usize,
         epoch: u64,
@@ -148,11 +146,13 @@ pub struct World {
     pub(crate) net: Network,
     pub(crate) owners: Vec<Owner>,
     pub(crate) hosts: Vec<Host>,
-    pub(crate) by_key: BTreeMap<NodeKey, usize>,
+    pub(crate) by_key: HashMap<NodeKey, usize>,
     pub(crate) relays: Vec<Relay>,
     pub(crate) relay_map: RelayMap,
     pub(crate) control: Control,
     pub(crate) control_is_up: bool,
+    /// Control will tell what it gathered.
+    pub(crate) flush_is_due: bool,
     pub(crate) talks: Vec<Talk>,
     /// Loss of UDP between two machines, by fault.
     pub(crate) cuts: BTreeMap<(usize, usize), f64>,
@@ -217,6 +217,7 @@ impl World {
             relays,
             relay_map,
             control_is_up: true,
+            flush_is_due: false,
             talks: scenario.talks.iter().map(|spec| Talk::new(*spec)).collect(),
             cuts: BTreeMap::new(),
             acked: BTreeMap::new(),
@@ -313,7 +314,7 @@ impl World {
             }
             Event::Wake { host, token } => self.wake(host, token),
             Event::AtControl { host, epoch, info } => self.at_control(host, epoch, *info),
-            Event::Tell { host } => self.tell(host),
+            Event::Flush => self.flush(),
             Event::FromControl { host, epoch, update } => self.update_at(host, epoch, update),
             Event::ControlOpens { host, epoch } => self.control_opens(host, epoch),
             Event::ControlReturns => self.control_returns(),

@@ -6,6 +6,7 @@ mod check;
 mod dist;
 mod layers;
 mod lengths;
+mod peers;
 mod purity;
 mod run;
 mod test;
@@ -42,6 +43,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Install the official programs that the registries carry, and print how to name them to tests
+    Peers,
     /// A release to hand out: binary, completions, man pages, checksums under target/dist
     Dist,
 }
@@ -63,6 +66,10 @@ fn run() -> anyhow::Result<()> {
         Command::Test { quick } => test::test(quick),
         Command::Bench { name, args } => bench::bench(&name, &args),
         Command::Soak { args } => bench::soak(&args),
+        Command::Peers => {
+            peers::peers();
+            Ok(())
+        }
         Command::Dist => dist::dist(),
     }
 }

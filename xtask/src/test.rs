@@ -36,6 +36,7 @@ pub(crate) fn test(quick: bool) -> anyhow::Result<()> {
     } else {
         // The end-to-end tests start the real binary; built here, so that a failure to build is seen as one.
         run::run(run::cargo().args(["build", "-p", "samewire"]))?;
+        tests.envs(crate::peers::install());
     }
     run::run(&mut tests)?;
     println!("test: all good in {:.0} s", begun.elapsed().as_secs_f32());

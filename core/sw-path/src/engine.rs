@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sw_proto::nacl::BoxKey;
@@ -156,7 +157,7 @@ impl PathEngine {
     }
 
     /// Replaces all peers by those of a full netmap.
-    pub fn on_peers(&mut self, peers: Vec<PeerInfo>, now: Now) {
+    pub fn on_peers(&mut self, peers: Vec<Arc<PeerInfo>>, now: Now) {
         let wanted: BTreeSet<NodeKey> = peers.iter().map(|p| p.node).collect();
         let gone: Vec<NodeKey> = self.peers.keys().filter(|key| !wanted.contains(*key)).copied().collect();
         for peer in gone {
@@ -168,16 +169,21 @@ impl PathEngine {
     }
 
     /// Adds a peer or changes what the netmap says of it.
-    pub fn on_peer(&mut self, info: PeerInfo, now: Now) {
+    pub fn on_peer(&mut self, info: impl Into<Arc<PeerInfo>>, now: Now) {
+        let info = info.into();
         let (node, disco) = (info.node, info.disco);
-        let old_disco = self.peers.get(&node).and_then(|p| p.info.disco);
+        let known = self.peers.get(&node);
+        if known.is_some_and(|p| p.info == info) {
+            return;
+        }
+        let old_disco = known.and_then(|p| p.info.disco);
         if old_disco != disco {
             self.forget_disco(old_disco, &node);
             if let Some(disco) = disco {
                 self.disco_keys.entry(disco).or_default().nodes.push(node);
             }
         }
-        self.peers.entry(node).or_insert_with(|| Peer::new(info.clone()));
+        self.peers.entry(node).or_insert_with(|| Peer::new(Arc::clone(&info)));
         self.with_peer(&node, now, |peer, ctx| peer.on_info(info, ctx));
         if self.measure.next_periodic.is_none() && self.measure.ready && self.netcheck.last().is_none() {
             self.request_netcheck(now);

@@ -4,6 +4,7 @@
 //! A peer makes no bytes: it pushes [`Act`]s, which the engine seals and sends.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sw_types::{Instant, RegionId, Rng};
@@ -133,8 +134,11 @@ struct PingRequest {
 /// One peer.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    pub(crate) info: PeerInfo,
+    pub(crate) info: Arc<PeerInfo>,
     candidates: Vec<Candidate>,
+    /// Nothing was ever said to it or by it: its endpoints stand in `info` alone, since most peers of a large network
+    /// stay so.
+    is_untouched: bool,
     choice: Choice,
     /// When we last had data to send.
     last_tx: Option<Instant>,
@@ -162,10 +166,11 @@ pub(crate) struct Peer {
 const REQUESTS_MAX: usize = 16;
 
 impl Peer {
-    pub(crate) fn new(info: PeerInfo) -> Self {
-        let mut peer = Self {
+    pub(crate) fn new(info: Arc<PeerInfo>) -> Self {
+        Self {
             info,
             candidates: Vec::new(),
+            is_untouched: true,
             choice: Choice::Relayed,
             last_tx: None,
             last_beat: None,
@@ -182,13 +187,19 @@ impl Peer {
             relayed_rate: Rate::default(),
             udp_rate: Rate::default(),
             route: Route::default(),
-        };
-        peer.take_netmap_endpoints();
-        peer
+        }
+    }
+
+    /// Something is said to the peer or by it for the first time.
+    fn touch(&mut self) {
+        if self.is_untouched {
+            self.is_untouched = false;
+            self.take_netmap_endpoints();
+        }
     }
 
     /// The netmap changed what it says of this peer.
-    pub(crate) fn on_info(&mut self, info: PeerInfo, ctx: &mut Ctx<'_>) {
+    pub(crate) fn on_info(&mut self, info: Arc<PeerInfo>, ctx: &mut Ctx<'_>) {
         let moved = info.endpoints != self.info.endpoints || info.home != self.info.home;
         // A new disco key means that the peer restarted: its ports may differ, but what works stays until it
         // times out (disco.md §7).
@@ -197,7 +208,7 @@ impl Peer {
         if restarted {
             self.told = None;
         }
-        if moved || restarted {
+        if (moved || restarted) && !self.is_untouched {
             self.take_netmap_endpoints();
             self.fruitless = 0;
             if self.is_active(ctx.now) && !matches!(self.choice, Choice::Direct { .. }) {
@@ -211,13 +222,12 @@ impl Peer {
         for candidate in &mut self.candidates {
             candidate.in_netmap = false;
         }
-        let endpoints = std::mem::take(&mut self.info.endpoints);
-        for addr in &endpoints {
+        let info = Arc::clone(&self.info);
+        for addr in &info.endpoints {
             if let Some(candidate) = self.candidate_or_new(Leg::main(*addr), true) {
                 candidate.in_netmap = true;
             }
         }
-        self.info.endpoints = endpoints;
     }
 
     /// Returns the candidate, made if there is room. An address that may not
@@ -256,6 +266,7 @@ impl Peer {
 
     /// Data for this peer was or is about to be sent.
     pub(crate) fn on_traffic(&mut self, ctx: &mut Ctx<'_>) {
+        self.touch();
         let was_active = self.is_active(ctx.now);
         self.last_tx = Some(ctx.now);
         if !was_active {
@@ -268,6 +279,7 @@ impl Peer {
 
     /// Somebody wants to see a ping to this peer answered.
     pub(crate) fn on_ping_request(&mut self, id: PingId, size: u16, ctx: &mut Ctx<'_>) {
+        self.touch();
         if self.requests.len() >= REQUESTS_MAX {
             let oldest = self.requests.remove(0);
             ctx.acts.push(Act::PingDone { id: oldest.id, outcome: PingOutcome::TimedOut });
@@ -288,6 +300,7 @@ impl Peer {
 
     /// A ping came from this peer on `leg`; the engine answers it.
     pub(crate) fn on_ping(&mut self, leg: Leg, ctx: &mut Ctx<'_>) {
+        self.touch();
         let settled = match self.choice {
             Choice::Direct { .. } => true,
             // While nobody talks, their keepalives need no proof of ours.
@@ -311,6 +324,7 @@ impl Peer {
 
     /// The peer told all its endpoints (disco.md §4 rule 6).
     pub(crate) fn on_call_me_maybe(&mut self, endpoints: &[SocketAddr], ctx: &mut Ctx<'_>) {
+        self.touch();
         for candidate in &mut self.candidates {
             candidate.called = false;
         }
@@ -341,6 +355,7 @@ impl Peer {
 
     /// A spray found that packets pass on `leg`; prove it with a plain ping.
     pub(crate) fn on_sprayed(&mut self, leg: Leg, ctx: &mut Ctx<'_>) {
+        self.touch();
         let Some(candidate) = self.candidate_or_new(leg, ctx.net.loopback) else { return };
         candidate.heard = Some(ctx.now);
         self.ping(To::Leg(leg), ctx);

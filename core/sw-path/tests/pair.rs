@@ -111,7 +111,7 @@ impl World {
             node.engine.on_bound_port(node.addr.port(), now);
             node.engine.on_relay_map(&relay_map(stun), now);
             node.engine.on_relay_state(HOME, RelayState::Connected, now);
-            node.engine.on_peers(vec![peer], now);
+            node.engine.on_peers(vec![peer.into()], now);
         }
         world.drain();
         world

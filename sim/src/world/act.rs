@@ -73,13 +73,14 @@ impl World {
     fn set_route(&mut self, host: usize, peer: NodeKey, route: Route) {
         self.trace.number(host as u64);
         self.trace.bytes(peer.as_bytes());
-        self.trace.bytes(format!("{route:?}").as_bytes());
+        self.trace.route(&route);
         let now = self.now;
+        let Some(peer) = self.by_key.get(&peer).copied() else { return };
         if let Some(h) = self.hosts.get_mut(host) {
             if route.udp.is_some_and(|leg| leg.vni.is_none()) && route.relay.is_none() {
                 h.direct_at.entry(peer).or_insert(now);
             }
-            h.routes.insert(peer, route);
+            h.set_route(peer, Some(route));
         }
     }
 
@@ -202,14 +203,14 @@ impl World {
         let bytes = talk.say(index, now);
         self.figures.data_sent += 1;
         self.with_engine(spec.from, |engine, now| engine.on_traffic(&peer, now));
-        self.send_data(spec.from, peer, bytes);
+        self.send_data(spec.from, spec.to, peer, bytes);
     }
 
-    fn send_data(&mut self, host: usize, peer: NodeKey, bytes: Vec<u8>) {
+    fn send_data(&mut self, host: usize, to: usize, peer: NodeKey, bytes: Vec<u8>) {
         let Some(h) = self.hosts.get(host) else { return };
-        let route = h.routes.get(&peer).copied().unwrap_or_default();
+        let route = h.route(to).unwrap_or_default();
         // Data goes only to peers of the netmap: WireGuard has no key for others.
-        if !h.netmap.contains_key(&peer) {
+        if !h.knows(to) {
             return;
         }
         if let Some(Leg { socket, addr, vni }) = route.udp {
@@ -237,7 +238,7 @@ impl World {
         let (from, to) = (from as usize, to as usize);
         // Another machine may have this address by now: it has no key for the packet.
         let Some(key) = self.hosts.get(from).map(|h| h.key).filter(|_| to == host) else { return };
-        if !self.hosts.get(host).is_some_and(|h| h.netmap.contains_key(&key)) {
+        if !self.hosts.get(host).is_some_and(|h| h.knows(from)) {
             return;
         }
         if self.acked.get(&(to, from)).is_some_and(|since| *since < self.now) {
@@ -263,7 +264,7 @@ impl World {
 
     fn map_port(&mut self, host: usize, wanted: Option<u16>) {
         let (Some(station), Some(port)) = (self.hosts.get(host).map(|h| h.station), wanted) else { return };
-        if let Some(addr) = self.net.forward(station, port, &mut self.rng) {
+        if let Some(addr) = self.net.forward(station, port, self.now, &mut self.rng) {
             self.queue.push(self.now + MAP_PORT, Event::PortMapped { host, addr: Some(addr) });
         }
     }

@@ -54,12 +54,12 @@ impl World {
                 }
             }
             Fault::Revoke { a, b } => {
-                let told = self.control.set_permitted(a, b, false);
-                self.tell_soon(&told);
+                self.control.set_permitted(a, b, false);
+                self.flush_soon();
             }
             Fault::Permit { a, b } => {
-                let told = self.control.set_permitted(a, b, true);
-                self.tell_soon(&told);
+                self.control.set_permitted(a, b, true);
+                self.flush_soon();
             }
         }
     }
@@ -172,7 +172,7 @@ impl World {
     pub(super) fn lie(&mut self, host: usize) {
         let Some(h) = self.hosts.get(host).filter(|h| h.lies && h.is_awake) else { return };
         let (disco, region) = (h.disco, h.home);
-        let peers: Vec<_> = h.netmap.values().map(|p| (p.node, p.endpoints.clone())).collect();
+        let peers: Vec<_> = h.netmap.iter().flatten().map(|p| (p.node, p.endpoints.clone())).collect();
         for (node, endpoints) in peers {
             let mut noise = sw_proto::disco::MAGIC.to_vec();
             noise.extend_from_slice(disco.as_bytes());

@@ -1,6 +1,7 @@
 //! Ordered streams: relay connections and control sessions.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sw_path::{PeerInfo, RelayState, Source};
@@ -13,8 +14,9 @@ use crate::host::{Conn, WAITING_MAX};
 
 /// Pause before a relay or control is dialled again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(900));
-/// Control gathers changes for this long before it tells them.
-const DEBOUNCE: Duration = Duration::from_millis(10);
+/// Control gathers changes for this long before it tells them, and longer with many machines, as `sw-tailnet` does.
+const MERGE_MIN: Duration = Duration::from_millis(20);
+const MERGE_PER_STREAM: Duration = Duration::from_micros(50);
 /// One way to the control server beyond the machine's own link.
 const CONTROL_WAY: Duration = Duration::from_millis(20);
 /// A change that could not be stored is told again after this long.
@@ -196,7 +198,7 @@ impl World {
         let info = Box::new(h.info());
         self.control.connect(host);
         self.queue.push(self.now, Event::AtControl { host, epoch, info });
-        self.tell_soon(&[host]);
+        self.flush_soon();
     }
 
     /// Tells control what changed on a machine.
@@ -218,7 +220,8 @@ impl World {
             return;
         }
         match self.control.on_update(host, info) {
-            Ok(told) => self.tell_soon(&told),
+            Ok(true) => self.flush_soon(),
+            Ok(false) => {}
             Err(_) => {
                 let at = self.now + self.control_delay(host) + REFUSED_PAUSE;
                 self.queue.push(at, Event::Refused { host, epoch });
@@ -232,66 +235,68 @@ impl World {
         }
     }
 
-    pub(super) fn tell_soon(&mut self, hosts: &[usize]) {
-        for host in hosts {
-            if self.control.begin_telling(*host) {
-                self.queue.push(self.now + DEBOUNCE, Event::Tell { host: *host });
-            }
+    pub(super) fn flush_soon(&mut self) {
+        if !std::mem::replace(&mut self.flush_is_due, true) {
+            let pause = MERGE_MIN + MERGE_PER_STREAM * self.hosts.len() as u32;
+            self.queue.push(self.now + pause, Event::Flush);
         }
     }
 
-    pub(super) fn tell(&mut self, host: usize) {
-        let Some(update) = self.control.next_update(host) else { return };
-        let delay = self.control_delay(host);
-        let Some(h) = self.hosts.get_mut(host) else { return };
-        h.last_told = h.last_told.max(self.now + delay);
-        let (at, epoch) = (h.last_told, h.control_epoch);
-        self.queue.push(at, Event::FromControl { host, epoch, update });
+    pub(super) fn flush(&mut self) {
+        self.flush_is_due = false;
+        for (host, update) in self.control.flush() {
+            let delay = self.control_delay(host);
+            let Some(h) = self.hosts.get_mut(host) else { continue };
+            h.last_told = h.last_told.max(self.now + delay);
+            let (at, epoch) = (h.last_told, h.control_epoch);
+            self.queue.push(at, Event::FromControl { host, epoch, update });
+        }
     }
 
     pub(super) fn update_at(&mut self, host: usize, epoch: u64, update: Update) {
-        let now = self.now_at(host);
-        let (keeps, loses) =
-            (self.defect == Some(Defect::KeepsRevoked), self.defect == Some(Defect::LosesDelta) && host == 0);
-        let Some(h) = self.hosts.get_mut(host).filter(|h| h.is_awake && h.control_epoch == epoch) else {
+        let Some(h) = self.hosts.get(host).filter(|h| h.is_awake && h.control_epoch == epoch) else {
             return;
         };
-        let (mut gained, mut lost): (Vec<NodeKey>, Vec<NodeKey>) = (Vec::new(), Vec::new());
-        match update {
+        let (mut changed, removed) = match update {
             Update::Full(peers) => {
-                let fresh: std::collections::BTreeMap<_, _> =
-                    peers.iter().map(|p| (p.node, p.clone())).collect();
-                lost.extend(h.netmap.keys().filter(|key| !fresh.contains_key(*key)));
-                gained.extend(fresh.keys());
-                h.routes.retain(|key, _| fresh.contains_key(key));
-                h.netmap = fresh;
-                h.engine.on_peers(peers, now);
+                let told: BTreeSet<usize> = peers.iter().map(|(peer, _)| *peer).collect();
+                let gone = (0..h.netmap.len()).filter(|peer| h.knows(*peer) && !told.contains(peer));
+                let gone = gone.collect();
+                (peers, gone)
             }
-            Update::Delta { mut changed, removed } => {
-                if loses {
-                    changed.pop();
-                }
-                for info in changed {
-                    gained.push(info.node);
-                    h.netmap.insert(info.node, info.clone());
-                    h.engine.on_peer(info, now);
-                }
-                for key in removed {
-                    lost.push(key);
-                    if !keeps {
-                        h.netmap.remove(&key);
-                        h.routes.remove(&key);
-                        h.engine.on_peer_removed(&key);
-                    }
-                }
-            }
+            Update::Delta { changed, removed } => (changed, removed),
+        };
+        if self.defect == Some(Defect::LosesDelta) && host == 0 {
+            changed = changed.split_last().map(|(_, rest)| rest.into()).unwrap_or_default();
         }
-        for key in gained {
-            self.by_key.get(&key).map(|peer| self.acked.remove(&(host, *peer)));
+        for (peer, info) in changed.iter().filter(|(peer, _)| *peer != host) {
+            self.peer_at(host, *peer, Arc::clone(info));
         }
-        for key in lost {
-            self.by_key.get(&key).map(|peer| self.acked.insert((host, *peer), self.now));
+        for peer in removed {
+            self.peer_gone_at(host, peer);
         }
         self.pump(host);
+    }
+
+    /// A machine hears of a peer, or something new of it.
+    fn peer_at(&mut self, host: usize, peer: usize, info: Arc<PeerInfo>) {
+        let now = self.now_at(host);
+        if !self.acked.is_empty() {
+            self.acked.remove(&(host, peer));
+        }
+        let Some(h) = self.hosts.get_mut(host) else { return };
+        h.know(peer, Some(Arc::clone(&info)));
+        h.engine.on_peer(info, now);
+    }
+
+    /// A machine hears that it may not talk with a peer any more.
+    fn peer_gone_at(&mut self, host: usize, peer: usize) {
+        self.acked.insert((host, peer), self.now);
+        let keeps = self.defect == Some(Defect::KeepsRevoked);
+        let Some(key) = self.hosts.get(peer).map(|h| h.key) else { return };
+        let Some(h) = self.hosts.get_mut(host).filter(|_| !keeps) else { return };
+        h.know(peer, None);
+        h.set_route(peer, None);
+        h.engine.on_peer_removed(&key);
     }
 }

@@ -3,7 +3,7 @@
 use sw_types::Instant;
 
 use super::{Choice, Peer};
-use crate::api::{CandidateReport, NatKind, PeerReport, Verdict};
+use crate::api::{CandidateReport, Leg, NatKind, PeerReport, Verdict};
 use crate::candidate::{Candidate, Fault};
 use crate::timing::TRUST;
 
@@ -17,10 +17,16 @@ impl Peer {
             relay_rtt: self.relay_rtt.map(|(rtt, _)| rtt),
             peer_nat: None,
             own_nat,
-            candidates: self.candidates.iter().map(|c| self.describe(c, now)).collect(),
+            candidates: self.describe_all(now),
             fruitless: self.fruitless,
             sprays: 0,
         }
+    }
+
+    fn describe_all(&self, now: Instant) -> Vec<CandidateReport> {
+        let untried = self.info.endpoints.iter().filter(|_| self.is_untouched);
+        let untried = untried.map(|addr| self.describe(&Candidate::new(Leg::main(*addr)), now));
+        self.candidates.iter().map(|c| self.describe(c, now)).chain(untried).collect()
     }
 
     fn describe(&self, candidate: &Candidate, now: Instant) -> CandidateReport {
