@@ -1,5 +1,6 @@
-//! The slow compiler which is right by inspection: policy.md §7 to §9 followed word by word, on JSON and text,
-//! for packet filters without capabilities, postures and via. The real one must agree.
+//! The slow compiler which is right by inspection: policy.md §7 to §11 followed word by word, on JSON and text, for packet
+//! filters with capabilities, for who sees whom, and for the routes that are seen; without postures and via. The real one
+//! must agree.
 
 mod world;
 
@@ -102,14 +103,14 @@ impl Oracle<'_> {
         found.into_iter().collect()
     }
 
+    /// The texts of a destination other than `*`.
+    fn places(&self, word: &str) -> Vec<String> {
+        let meant = || self.world.nodes.values().filter(|n| self.is(word, n)).flat_map(|n| addresses(n)).collect();
+        self.literal(word).unwrap_or_else(meant)
+    }
+
     fn entries(&self, word: &str, ports: &[(u64, u64)]) -> Vec<Value> {
-        let places = match (word, self.literal(word)) {
-            ("*", _) => vec!["*".to_owned()],
-            (_, Some(texts)) => texts,
-            (_, None) => {
-                self.world.nodes.values().filter(|n| self.is(word, n)).flat_map(|n| addresses(n)).collect()
-            }
-        };
+        let places = if word == "*" { vec!["*".to_owned()] } else { self.places(word) };
         cross(&places, ports)
     }
 
@@ -151,7 +152,53 @@ impl Oracle<'_> {
         }
     }
 
-    fn filter(&self, node: &Node) -> Vec<Value> {
+    /// Appends the capability rule of a grant and its reverse ones (policy.md §8.4); `own` is the part for one's own
+    /// machines.
+    fn expand_app(&self, node: &Node, grant: &Value, dst: &[String], own: bool, out: &mut Vec<Value>) {
+        let (src, app) = (texts(&grant["src"]), &grant["app"]);
+        if app.is_null() || dst.is_empty() {
+            return;
+        }
+        let cap = |dsts: Vec<String>| json!({"Dsts": dsts, "CapMap": app});
+        let joined = |texts: &[String]| -> BTreeSet<String> {
+            let ranges: sw_policy::RangeSet = texts.iter().filter_map(|text| IpRange::parse(text)).collect();
+            ranges.ranges().iter().map(ToString::to_string).collect()
+        };
+        let (from, entries, reverse): (Vec<String>, Vec<Value>, BTreeSet<String>) = if own {
+            let Some(owner) = node.owner() else { return };
+            let all: Vec<_> = self.world.nodes.values().filter(|other| other.owner() == Some(owner)).collect();
+            let is_source = |other: &Node| src.iter().any(|word| word == "*" || self.is(word, other));
+            let from: BTreeSet<String> =
+                all.iter().filter(|other| is_source(other)).flat_map(|other| addresses(other)).collect();
+            if from.is_empty() {
+                return;
+            }
+            let to: Vec<String> = all.iter().flat_map(|other| addresses(other)).collect();
+            let entries = all.iter().map(|other| cap(addresses(other))).collect();
+            (from.into_iter().collect(), entries, joined(&to))
+        } else {
+            let of = |word: &String| match word.as_str() {
+                "*" => WILDCARD.map(str::to_owned).to_vec(),
+                _ => self.places(word),
+            };
+            let named: Vec<String> = dst.iter().filter(|word| *word != "*").flat_map(of).collect();
+            let mut reverse = joined(&named);
+            if dst.iter().any(|word| word == "*") {
+                reverse.extend(self.sources(&["*".to_owned()]));
+            }
+            (self.sources(&src), dst.iter().map(|word| cap(of(word))).collect(), reverse)
+        };
+        out.push(json!({"SrcIPs": from, "CapGrant": entries}));
+        for (cap, companion) in [("drive", "drive-sharer"), ("relay", "relay-target")] {
+            if app.get(format!("tailscale.com/cap/{cap}")).is_some() && !from.is_empty() && !reverse.is_empty() {
+                let caps = json!({format!("tailscale.com/cap/{companion}"): null});
+                out.push(json!({"SrcIPs": reverse, "CapGrant": [{"Dsts": from, "CapMap": caps}]}));
+            }
+        }
+    }
+
+    /// All rules of the network as they are for `node`, merged and not yet reduced.
+    fn rules(&self, node: &Node) -> Vec<Value> {
         let mut rules = Vec::new();
         for grant in self.policy["grants"].as_array().into_iter().flatten() {
             let mut nets: Vec<(Option<u64>, Ports)> = Vec::new();
@@ -168,10 +215,11 @@ impl Oracle<'_> {
             let (src, dst) = (texts(&grant["src"]), texts(&grant["dst"]));
             let others: Vec<String> = dst.iter().filter(|word| *word != "autogroup:self").cloned().collect();
             let own: Vec<String> = dst.iter().filter(|word| *word == "autogroup:self").cloned().collect();
-            for part in [others, own] {
+            for (part, is_own) in [(others, false), (own, true)] {
                 for (protocol, ports) in &nets {
                     self.expand(node, &src, &part, (*protocol, ports), &mut rules);
                 }
+                self.expand_app(node, grant, &part, is_own, &mut rules);
             }
         }
         for acl in self.policy["acls"].as_array().into_iter().flatten() {
@@ -195,7 +243,11 @@ impl Oracle<'_> {
                 self.expand(node, &texts(&acl["src"]), &[word], (protocol, &ports), &mut rules);
             }
         }
-        reduce(node, merge(rules))
+        merge(rules)
+    }
+
+    fn filter(&self, node: &Node) -> Vec<Value> {
+        reduce(node, self.rules(node))
     }
 }
 
@@ -231,8 +283,15 @@ fn parse_ports(text: &str) -> Ports {
 fn merge(rules: Vec<Value>) -> Vec<Value> {
     let mut merged: Vec<Value> = Vec::new();
     for rule in rules {
-        let same =
-            |known: &&mut Value| known["SrcIPs"] == rule["SrcIPs"] && known["IPProto"] == rule["IPProto"];
+        if rule.get("DstPorts").is_none() {
+            merged.push(rule);
+            continue;
+        }
+        let same = |known: &&mut Value| {
+            known.get("DstPorts").is_some()
+                && known["SrcIPs"] == rule["SrcIPs"]
+                && known["IPProto"] == rule["IPProto"]
+        };
         match merged.iter_mut().find(same) {
             Some(known) => {
                 let more = rule["DstPorts"].as_array().expect("destinations").clone();
@@ -255,6 +314,16 @@ fn reduce(node: &Node, rules: Vec<Value>) -> Vec<Value> {
     };
     let mut kept = Vec::new();
     for mut rule in rules {
+        if let Some(grants) = rule.get_mut("CapGrant").and_then(Value::as_array_mut) {
+            for grant in grants.iter_mut() {
+                grant["Dsts"] = json!(reduced_dsts(node, &texts(&grant["Dsts"])));
+            }
+            grants.retain(|grant| !texts(&grant["Dsts"]).is_empty());
+            if !grants.is_empty() {
+                kept.push(rule);
+            }
+            continue;
+        }
         let entries = rule["DstPorts"].as_array_mut().expect("destinations");
         entries.retain(keeps);
         if !entries.is_empty() {
@@ -264,11 +333,89 @@ fn reduce(node: &Node, rules: Vec<Value>) -> Vec<Value> {
     kept
 }
 
+/// Narrows the destinations of a capability to a machine (policy.md §9).
+fn reduced_dsts(node: &Node, dsts: &[String]) -> Vec<String> {
+    let mut kept = BTreeSet::new();
+    for range in dsts.iter().filter_map(|text| IpRange::parse(text)) {
+        let own = node.addresses.iter().filter(|addr| range.contains(**addr));
+        kept.extend(own.map(|addr| ipnet::IpNet::from(*addr)));
+        let routed = |net: &ipnet::IpNet| {
+            node.subnet_routes().iter().any(|route| IpRange::prefix(*route).overlaps(IpRange::prefix(*net)))
+        };
+        kept.extend(range.prefixes().into_iter().filter(routed));
+    }
+    let mut kept: Vec<ipnet::IpNet> = kept.into_iter().collect();
+    kept.sort_by_key(|net| (net.addr().is_ipv6(), net.addr(), net.prefix_len()));
+    kept.iter().map(ToString::to_string).collect()
+}
+
+/// Sources and destinations of a rule (policy.md §11.1); `is_net` for packets.
+struct Match {
+    from: Vec<IpRange>,
+    to: Vec<IpRange>,
+    is_net: bool,
+}
+
+fn ranges(texts: impl Iterator<Item = String>) -> Vec<IpRange> {
+    let of = |text: String| match text.as_str() {
+        "*" => vec![IpRange::ALL_V4, IpRange::ALL_V6],
+        text => IpRange::parse(text).into_iter().collect(),
+    };
+    texts.flat_map(of).collect()
+}
+
+fn matches(rules: &[Value]) -> Vec<Match> {
+    let one = |rule: &Value| {
+        let ports = rule["DstPorts"].as_array().into_iter().flatten().map(|entry| entry["IP"].clone());
+        let caps = rule["CapGrant"].as_array().into_iter().flatten().flat_map(|grant| texts(&grant["Dsts"]));
+        let ports = ports.filter_map(|text| text.as_str().map(str::to_owned));
+        Match {
+            from: ranges(texts(&rule["SrcIPs"]).into_iter()),
+            to: ranges(ports.chain(caps)),
+            is_net: rule.get("DstPorts").is_some(),
+        }
+    };
+    rules.iter().map(one).collect()
+}
+
+fn meets(node: &Node, ranges: &[IpRange]) -> bool {
+    let own = node.addresses.iter().map(|addr| IpRange::host(*addr));
+    let routed = node.subnet_routes().into_iter().map(IpRange::prefix);
+    own.chain(routed).any(|own| ranges.iter().any(|range| range.overlaps(own)))
+}
+
+fn holds_internet(to: &[IpRange]) -> bool {
+    let all: sw_policy::RangeSet = to.iter().copied().collect();
+    to.contains(&IpRange::ALL_V4)
+        || to.contains(&IpRange::ALL_V6)
+        || INTERNET.iter().filter_map(|text| IpRange::parse(text)).all(|range| all.covers(range))
+}
+
+fn reaches(one: &Match, from: &Node, to: &Node) -> bool {
+    let by_exit = || !to.exit_routes().is_empty() && holds_internet(&one.to);
+    meets(from, &one.from) && (meets(to, &one.to) || by_exit())
+}
+
+/// Whether the viewer sees a route that the peer serves (policy.md §11.2).
+fn sees_route(matches: &[&Match], viewer: &Node, net: ipnet::IpNet) -> bool {
+    let route = IpRange::prefix(net);
+    let is_exit = net.prefix_len() == 0;
+    matches.iter().any(|one| {
+        if is_exit {
+            return one.is_net && meets(viewer, &one.from) && holds_internet(&one.to);
+        }
+        let over = |ranges: &[IpRange]| ranges.iter().any(|range| range.overlaps(route));
+        (meets(viewer, &one.from) && over(&one.to))
+            || (over(&one.from)
+                && (meets(viewer, &one.to) || (!viewer.exit_routes().is_empty() && holds_internet(&one.to))))
+    }) || (!is_exit && viewer.subnet_routes().contains(&net))
+}
+
 #[test]
-fn filters_equal_those_of_the_slow_compiler() {
+fn filters_peers_and_routes_equal_those_of_the_slow_compiler() {
     let mut rng = Rng::new([9; 32]);
-    let (mut machines, mut rules) = (0, 0);
-    for _ in 0..2_000 {
+    let (mut machines, mut rules, mut seen) = (0, 0, 0);
+    for _ in 0..1_500 {
         let mut noise = vec![0; 8_192];
         rng.fill(&mut noise);
         let u = &mut Unstructured::new(&noise);
@@ -279,7 +426,6 @@ fn filters_equal_those_of_the_slow_compiler() {
             let rules = policy[section].as_array().cloned().unwrap_or_default();
             let plain = rules.into_iter().filter_map(|mut rule| {
                 let fields = rule.as_object_mut()?;
-                fields.remove("app");
                 fields.remove("srcPosture");
                 fields.remove("via").is_none().then_some(rule)
             });
@@ -299,7 +445,30 @@ fn filters_equal_those_of_the_slow_compiler() {
             machines += 1;
             rules += slow.as_array().map_or(0, Vec::len);
         }
+        let all: Vec<(&Arc<Node>, Vec<Match>)> =
+            world.now.nodes.values().map(|node| (node, matches(&oracle.rules(node)))).collect();
+        for (node, own) in &all {
+            let others = all.iter().filter(|(other, _)| other.id != node.id);
+            let is_peer = |(other, theirs): &&(&Arc<Node>, Vec<Match>)| {
+                own.iter().chain(theirs).any(|one| reaches(one, node, other) || reaches(one, other, node))
+            };
+            let peers: Vec<_> = others.clone().filter(is_peer).map(|(other, _)| other.id).collect();
+            let context = || format!("machine {}\n{policy:#}\n{:#?}", node.name, world.now);
+            assert_eq!(compiled.peers(node.id), peers, "{}", context());
+            for (other, theirs) in others {
+                let both: Vec<&Match> = own.iter().chain(theirs).collect();
+                let mut serving = other.subnet_routes();
+                serving.extend(other.exit_routes());
+                let routes: BTreeSet<_> =
+                    serving.iter().copied().filter(|net| sees_route(&both, node, *net)).collect();
+                let fast: BTreeSet<_> =
+                    compiled.routes_seen(compiled.class(node.id), other.id, &serving).into_iter().collect();
+                assert_eq!(fast, routes, "routes of {} for {}", other.name, context());
+                seen += routes.len();
+            }
+        }
     }
     assert!(rules > 5_000, "the policies say something: {rules}");
-    println!("{machines} filters with {rules} rules");
+    assert!(seen > 1_000, "routes are seen: {seen}");
+    println!("{machines} filters with {rules} rules, {seen} routes seen");
 }

@@ -220,10 +220,11 @@ async fn measure(args: Args) {
         }
     }
     if wants("latency") {
-        direct_latency().await;
         for count in &args.clients {
+            // Anew each time: the machine is not equally busy all the time.
+            let direct = direct_latency().await;
             for server in [Some(Server::ours()), Server::official()].into_iter().flatten() {
-                latency(&Arc::new(server), *count).await;
+                latency(&Arc::new(server), *count, direct).await;
             }
         }
     }
@@ -319,16 +320,21 @@ async fn receive(
     }
 }
 
-fn percentiles(name: &str, mut micros: Vec<f64>) {
+fn percentiles(name: &str, micros: Vec<f64>) {
+    let (p50, p99) = p50_p99(micros);
+    println!("{name} one_way_p50={p50:.0}us one_way_p99={p99:.0}us");
+}
+
+fn p50_p99(mut micros: Vec<f64>) -> (f64, f64) {
     micros.sort_by(f64::total_cmp);
     let at = |p: f64| micros[((micros.len() - 1) as f64 * p) as usize];
-    println!("{name} one_way_p50={:.0}us one_way_p99={:.0}us", at(0.5), at(0.99));
+    (at(0.5), at(0.99))
 }
 
 const ROUNDS: usize = 3000;
 
 /// The same round trip without a relay: what is to be taken off.
-async fn direct_latency() {
+async fn direct_latency() -> (f64, f64) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let echo = tokio::spawn(async move {
@@ -350,13 +356,22 @@ async fn direct_latency() {
     }
     drop(stream);
     echo.await.unwrap();
-    percentiles("latency relay=none", micros);
+    p50_p99(micros)
 }
 
-async fn latency(server: &Arc<Server>, count: usize) {
+/// What the relay adds to the way between two sockets of this machine.
+async fn latency(server: &Arc<Server>, count: usize, direct: (f64, f64)) {
     let others = server.connect_many(1000, count.saturating_sub(2), false).await;
-    let micros = ping_pong(server).await;
-    percentiles(&format!("latency relay={} clients={count}", server.name), micros);
+    let (p50, p99) = p50_p99(ping_pong(server).await);
+    println!(
+        "latency relay={} clients={count} one_way_p50={p50:.0}us one_way_p99={p99:.0}us direct_p50={:.0}us \
+         direct_p99={:.0}us added_p50={:.0}us added_p99={:.0}us",
+        server.name,
+        direct.0,
+        direct.1,
+        p50 - direct.0,
+        p99 - direct.1,
+    );
     drop(others);
 }
 
