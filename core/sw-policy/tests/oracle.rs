@@ -415,7 +415,7 @@ fn sees_route(matches: &[&Match], viewer: &Node, net: ipnet::IpNet) -> bool {
 fn filters_peers_and_routes_equal_those_of_the_slow_compiler() {
     let mut rng = Rng::new([9; 32]);
     let (mut machines, mut rules, mut seen) = (0, 0, 0);
-    for _ in 0..1_500 {
+    for _ in 0..1_000 {
         let mut noise = vec![0; 8_192];
         rng.fill(&mut noise);
         let u = &mut Unstructured::new(&noise);
@@ -468,7 +468,7 @@ fn filters_peers_and_routes_equal_those_of_the_slow_compiler() {
             }
         }
     }
-    assert!(rules > 5_000, "the policies say something: {rules}");
+    assert!(rules > 4_000, "the policies say something: {rules}");
     assert!(seen > 1_000, "routes are seen: {seen}");
     println!("{machines} filters with {rules} rules, {seen} routes seen");
 }
