@@ -105,7 +105,8 @@ impl Oracle<'_> {
 
     /// The texts of a destination other than `*`.
     fn places(&self, word: &str) -> Vec<String> {
-        let meant = || self.world.nodes.values().filter(|n| self.is(word, n)).flat_map(|n| addresses(n)).collect();
+        let meant =
+            || self.world.nodes.values().filter(|n| self.is(word, n)).flat_map(|n| addresses(n)).collect();
         self.literal(word).unwrap_or_else(meant)
     }
 
@@ -166,7 +167,8 @@ impl Oracle<'_> {
         };
         let (from, entries, reverse): (Vec<String>, Vec<Value>, BTreeSet<String>) = if own {
             let Some(owner) = node.owner() else { return };
-            let all: Vec<_> = self.world.nodes.values().filter(|other| other.owner() == Some(owner)).collect();
+            let all: Vec<_> =
+                self.world.nodes.values().filter(|other| other.owner() == Some(owner)).collect();
             let is_source = |other: &Node| src.iter().any(|word| word == "*" || self.is(word, other));
             let from: BTreeSet<String> =
                 all.iter().filter(|other| is_source(other)).flat_map(|other| addresses(other)).collect();
@@ -190,7 +192,10 @@ impl Oracle<'_> {
         };
         out.push(json!({"SrcIPs": from, "CapGrant": entries}));
         for (cap, companion) in [("drive", "drive-sharer"), ("relay", "relay-target")] {
-            if app.get(format!("tailscale.com/cap/{cap}")).is_some() && !from.is_empty() && !reverse.is_empty() {
+            if app.get(format!("tailscale.com/cap/{cap}")).is_some()
+                && !from.is_empty()
+                && !reverse.is_empty()
+            {
                 let caps = json!({format!("tailscale.com/cap/{companion}"): null});
                 out.push(json!({"SrcIPs": reverse, "CapGrant": [{"Dsts": from, "CapMap": caps}]}));
             }
