@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use crate::inner::{ConnEnd, Peer, Refused, check_version, read_json, send};
 use crate::server::Shared;
 use crate::task::{MapAnswer, StreamItem};
 
-/// Keep-alives come this long after the last message, and up to 4 s later (control.md §4.2).
+/// A stream hears at least this often, up to 4 s later (control.md §4.2).
 const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(50);
 const KEEP_ALIVE_SPREAD_MS: u64 = 4_000;
 
@@ -100,12 +101,23 @@ impl MapStream {
 
     /// `None`: the tailnet ended the stream, it needs no telling.
     async fn pump(&mut self, shared: &Shared, ended: &mut ConnEnd) -> Option<Ended> {
-        let mut next = keep_alive_at();
+        let silence = keep_alive_after();
+        // WHY the timer is not set anew with each message: a thousand streams hear of each change, and this way a
+        // message costs them the reading of a clock.
+        let mut last = Instant::now();
+        let mut alarm = pin!(tokio::time::sleep_until(last + silence));
         loop {
             let item = tokio::select! {
                 item = self.items.recv() => item,
-                () = tokio::time::sleep_until(next), if self.keep_alive => {
-                    next = keep_alive_at();
+                () = alarm.as_mut(), if self.keep_alive => {
+                    let now = Instant::now();
+                    let due = last + silence;
+                    if due > now {
+                        alarm.as_mut().reset(due);
+                        continue;
+                    }
+                    last = now;
+                    alarm.as_mut().reset(now + silence);
                     let frame = keep_alive_frame(self.packing);
                     if self.write_in_time(vec![frame]).await.is_err() {
                         return Some(how(ended).await);
@@ -126,7 +138,7 @@ impl MapStream {
                     if self.write_in_time(pieces).await.is_err() {
                         return Some(how(ended).await);
                     }
-                    next = keep_alive_at();
+                    last = Instant::now();
                     shared.control.stream_ready(self.id).await;
                 }
                 Some(StreamItem::End(reason)) => {
@@ -146,7 +158,8 @@ impl MapStream {
 
     async fn write_in_time(&mut self, pieces: Vec<Bytes>) -> Result<(), Refused> {
         for piece in pieces {
-            match tokio::time::timeout(STALL_MAX, write(&mut self.send, piece)).await {
+            let Some(rest) = write_at_once(&mut self.send, piece)? else { continue };
+            match tokio::time::timeout(STALL_MAX, write(&mut self.send, rest)).await {
                 Ok(written) => written?,
                 Err(_) => {
                     self.send.send_reset(h2::Reason::ENHANCE_YOUR_CALM);
@@ -167,10 +180,21 @@ async fn how(ended: &mut ConnEnd) -> Ended {
     }
 }
 
-fn keep_alive_at() -> Instant {
+/// How long a stream is silent before a keep-alive, spread over the streams.
+fn keep_alive_after() -> Duration {
     let [a, b] = clock::random();
     let spread = u64::from(u16::from_be_bytes([a, b])) % KEEP_ALIVE_SPREAD_MS;
-    Instant::now() + KEEP_ALIVE_AFTER + Duration::from_millis(spread)
+    KEEP_ALIVE_AFTER + Duration::from_millis(spread)
+}
+
+/// Writes a piece for which the client's windows have room already; gives it back if they have not.
+fn write_at_once(stream: &mut SendStream<Bytes>, piece: Bytes) -> Result<Option<Bytes>, Refused> {
+    stream.reserve_capacity(piece.len());
+    if stream.capacity() < piece.len() {
+        return Ok(Some(piece));
+    }
+    stream.send_data(piece, false)?;
+    Ok(None)
 }
 
 /// Writes within the client's windows: what it does not take stays here, in one shared buffer.

@@ -20,7 +20,7 @@ use server::ServerProcess;
 const RECONNECTS_A_SECOND: u32 = 100;
 const RECONNECT_SECONDS: u32 = 10;
 /// Endpoint changes that are averaged.
-const ENDPOINT_CHANGES: u32 = 20;
+const ENDPOINT_CHANGES: u32 = 50;
 /// Connections that are opened at the same time.
 const AT_ONCE: usize = 32;
 
