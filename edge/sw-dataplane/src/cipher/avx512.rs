@@ -15,6 +15,8 @@ use sw_wg::{BatchCipher, Key, Layout, Library, TAG_LEN};
 
 /// Packets of one group: a 16-lane call makes all their one-time keys.
 const GROUP_MAX: usize = 16;
+/// Fewer are faster with the library (measured on Zen 4: 1.15 times at two of 1,420 bytes, 2.1 times at two of 100).
+const COUNT_MIN: usize = 4;
 
 /// The cipher; a value of it exists only where the processor has every instruction used.
 #[derive(Debug)]
@@ -86,46 +88,71 @@ impl Group {
 
 impl BatchCipher for Avx512 {
     fn seal(&self, key: &Key, buffer: &mut [u8], layout: Layout, counters: &[u64]) {
-        if layout.count() < 2 {
+        if layout.count() < COUNT_MIN {
             return Library.seal(key, buffer, layout, counters);
         }
-        let words = key_words(key);
+        let mut batch = Batch::new(key);
         for first in (0..layout.count()).step_by(GROUP_MAX) {
             let group = Group::of(buffer, layout, counters, first);
             // SAFETY: a value of this type exists, so the processor has the instructions; `group` is sound.
-            unsafe { seal_group(&words, &group) };
+            unsafe { seal_group(&mut batch, &group) };
         }
     }
 
     fn open(&self, key: &Key, buffer: &mut [u8], layout: Layout, counters: &[u64]) -> u64 {
-        if layout.count() < 2 {
+        if layout.count() < COUNT_MIN {
             return Library.open(key, buffer, layout, counters);
         }
-        let words = key_words(key);
+        let mut batch = Batch::new(key);
         let mut genuine = 0;
         for first in (0..layout.count()).step_by(GROUP_MAX) {
             let group = Group::of(buffer, layout, counters, first);
             // SAFETY: as above.
-            genuine |= unsafe { open_group(&words, &group) } << first;
+            genuine |= unsafe { open_group(&mut batch, &group) } << first;
         }
         genuine
     }
 }
 
-fn key_words(key: &Key) -> [u32; 8] {
-    let (words, _) = key.bytes().as_chunks::<4>();
-    std::array::from_fn(|i| u32::from_le_bytes(words[i]))
+/// What the groups of a batch use one after the other; all of it is secret.
+struct Batch {
+    key: [u32; 8],
+    keys: [poly::Keys; 2],
+    aside: chacha::Aside,
+}
+
+impl Batch {
+    fn new(key: &Key) -> Self {
+        let (words, _) = key.bytes().as_chunks::<4>();
+        // SAFETY: a value of the cipher exists, so the processor has the instructions.
+        let none = unsafe { poly::Keys::zero() };
+        Self {
+            key: std::array::from_fn(|i| u32::from_le_bytes(words[i])),
+            keys: [none; 2],
+            aside: chacha::Aside::zero(),
+        }
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        // SAFETY: as in `new`.
+        self.keys = [unsafe { poly::Keys::zero() }; 2];
+        (self.key, self.aside) = ([0; 8], chacha::Aside::zero());
+        // SAFETY: no instructions; the compiler must take the memory for used, so that the wiping stays.
+        unsafe { std::arch::asm!("/* {} */", in(reg) self, options(nostack, preserves_flags)) };
+    }
 }
 
 /// # Safety
 /// The processor has the instructions, and the group's invariant holds.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma,avx512vbmi2")]
-unsafe fn seal_group(key: &[u32; 8], group: &Group) {
-    let mut keys = chacha::one_time_keys(key, group);
+unsafe fn seal_group(batch: &mut Batch, group: &Group) {
+    chacha::one_time_keys(&batch.key, group, &mut batch.keys);
     // SAFETY: the caller keeps the group's invariant.
     let tags = unsafe {
-        chacha::xor(key, group);
-        poly::tags(group, &mut keys)
+        chacha::xor(&batch.key, group, &mut batch.aside);
+        poly::tags(group, &batch.keys)
     };
     for (i, tag) in tags.iter().enumerate().take(group.count) {
         // SAFETY: the tag's place is inside the packet's range.
@@ -138,10 +165,10 @@ unsafe fn seal_group(key: &[u32; 8], group: &Group) {
 /// # Safety
 /// The processor has the instructions, and the group's invariant holds.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma,avx512vbmi2")]
-unsafe fn open_group(key: &[u32; 8], group: &Group) -> u64 {
-    let mut keys = chacha::one_time_keys(key, group);
+unsafe fn open_group(batch: &mut Batch, group: &Group) -> u64 {
+    chacha::one_time_keys(&batch.key, group, &mut batch.keys);
     // SAFETY: the caller keeps the group's invariant.
-    let tags = unsafe { poly::tags(group, &mut keys) };
+    let tags = unsafe { poly::tags(group, &batch.keys) };
     let mut genuine = 0;
     for (i, tag) in tags.iter().enumerate().take(group.count) {
         // SAFETY: the tag's place is inside the packet's range.
@@ -153,17 +180,10 @@ unsafe fn open_group(key: &[u32; 8], group: &Group) -> u64 {
     // SAFETY: a choice of a group's packets is a sound group.
     unsafe {
         if genuine == all {
-            chacha::xor(key, group);
+            chacha::xor(&batch.key, group, &mut batch.aside);
         } else if genuine != 0 {
-            chacha::xor(key, &group.chosen(genuine));
+            chacha::xor(&batch.key, &group.chosen(genuine), &mut batch.aside);
         }
     }
     genuine
-}
-
-/// Overwrites secrets in a way the compiler keeps.
-fn wipe<T: Copy>(secret: &mut T, nothing: T) {
-    // SAFETY: a reference is valid for writing, and the type needs no drop.
-    unsafe { std::ptr::write_volatile(secret, nothing) };
-    std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
 }

@@ -3,12 +3,13 @@
 //! Numbers modulo 2¹³⁰−5 are three limbs of 44, 44 and 42 bits, as the 52-bit multiply-add wants them. Products of
 //! limbs whose weights pass 2¹³⁰ wrap round with a factor 20 (2¹³² = 4·2¹³⁰, and 2¹³⁰ is 5).
 
-use super::{Group, wipe};
+use super::Group;
 use std::arch::x86_64::{
-    __m512i, _mm512_add_epi64, _mm512_and_si512, _mm512_castsi512_si256, _mm512_cvtepu32_epi64,
-    _mm512_extracti64x4_epi64, _mm512_loadu_si512, _mm512_madd52hi_epu64, _mm512_madd52lo_epu64,
-    _mm512_maskz_loadu_epi8, _mm512_or_si512, _mm512_set1_epi64, _mm512_setzero_si512, _mm512_shrdi_epi64,
-    _mm512_shuffle_i64x2, _mm512_slli_epi64, _mm512_srli_epi64, _mm512_storeu_si512, _mm512_unpackhi_epi64,
+    __m512i, _mm512_add_epi64, _mm512_and_si512, _mm512_castsi512_si256, _mm512_cmplt_epu64_mask,
+    _mm512_cvtepu32_epi64, _mm512_extracti64x4_epi64, _mm512_loadu_si512, _mm512_madd52hi_epu64,
+    _mm512_madd52lo_epu64, _mm512_mask_add_epi64, _mm512_mask_mov_epi64, _mm512_maskz_loadu_epi8,
+    _mm512_or_si512, _mm512_set1_epi64, _mm512_setzero_si512, _mm512_shrdi_epi64, _mm512_shuffle_i64x2,
+    _mm512_slli_epi64, _mm512_srli_epi64, _mm512_storeu_si512, _mm512_test_epi64_mask, _mm512_unpackhi_epi64,
     _mm512_unpacklo_epi64,
 };
 use sw_wg::TAG_LEN;
@@ -36,52 +37,49 @@ pub(super) struct Keys {
     /// r, r², r³, r⁴.
     powers: [Factor; 4],
     /// Added to the result: low and high half, by packet.
-    pad: [[u64; LANES]; 2],
+    pad: [__m512i; 2],
 }
 
 impl Keys {
-    /// Keys of sixteen packets from the first eight words of their key streams' block 0.
+    /// Sets the keys of sixteen packets from the first eight words of their key streams' block 0.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma,avx512vbmi2")]
-    pub(super) fn from_words(words: &[__m512i; 8]) -> [Self; 2] {
+    pub(super) fn set(keys: &mut [Self; 2], words: &[__m512i; 8]) {
         let mut low = [_mm512_setzero_si512(); 8];
         let mut high = low;
         for (i, word) in words.iter().enumerate() {
             low[i] = _mm512_cvtepu32_epi64(_mm512_castsi512_si256(*word));
             high[i] = _mm512_cvtepu32_epi64(_mm512_extracti64x4_epi64::<1>(*word));
         }
-        [Self::from_lanes(&low), Self::from_lanes(&high)]
+        keys[0].set_lanes(&low);
+        keys[1].set_lanes(&high);
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma,avx512vbmi2")]
-    fn from_lanes(words: &[__m512i; 8]) -> Self {
+    fn set_lanes(&mut self, words: &[__m512i; 8]) {
         let pair = |low: usize| _mm512_or_si512(words[low], _mm512_slli_epi64::<32>(words[low + 1]));
         // RFC 8439 §2.5: certain bits of r are cleared.
         let low = _mm512_and_si512(pair(0), _mm512_set1_epi64(0x0fff_fffc_0fff_ffff));
         let high = _mm512_and_si512(pair(2), _mm512_set1_epi64(0x0fff_fffc_0fff_fffc));
         let r = Factor::new(limbs(low, high));
-        let mut powers = [r; 4];
-        for i in 1..4 {
+        let mut power = r;
+        self.powers[0] = r;
+        for next in &mut self.powers[1..] {
             let mut product = Product::zero();
-            product.add(&powers[i - 1].limbs, &r);
-            powers[i] = Factor::new(product.carry());
+            product.add(&power.limbs, &r);
+            power = Factor::new(product.carry());
+            *next = power;
         }
-        let mut pad = [[0; LANES]; 2];
-        // SAFETY: each array has the 64 bytes.
-        unsafe {
-            _mm512_storeu_si512(pad[0].as_mut_ptr().cast(), pair(4));
-            _mm512_storeu_si512(pad[1].as_mut_ptr().cast(), pair(6));
-        }
-        Self { powers, pad }
+        self.pad = [pair(4), pair(6)];
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma,avx512vbmi2")]
-    fn zero() -> Self {
+    pub(super) fn zero() -> Self {
         let zero = _mm512_setzero_si512();
         let none = Factor { limbs: [zero; 3], wrapped: [zero; 2] };
-        Self { powers: [none; 4], pad: [[0; LANES]; 2] }
+        Self { powers: [none; 4], pad: [zero; 2] }
     }
 }
 
@@ -163,7 +161,8 @@ fn limbs(low: __m512i, high: __m512i) -> Number {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma,avx512vbmi2")]
 fn absorb<const N: usize>(sum: &mut Number, keys: &Keys, words: &[[__m512i; 2]; N]) {
     let mut product = Product::zero();
-    for (i, [low, high]) in words.iter().enumerate() {
+    // WHY backwards: only the first block waits for the sum so far.
+    for (i, [low, high]) in words.iter().enumerate().rev() {
         let mut block = limbs(*low, *high);
         block[2] = _mm512_or_si512(block[2], _mm512_set1_epi64(ABOVE_BLOCK));
         if i == 0 {
@@ -176,65 +175,89 @@ fn absorb<const N: usize>(sum: &mut Number, keys: &Keys, words: &[[__m512i; 2]; 
     *sum = product.carry();
 }
 
-/// The tags of a group's packets, over their bytes as they are in the buffer. The keys are wiped.
+/// The tags of a group's packets, over their bytes as they are in the buffer.
 ///
 /// # Safety
 /// The group's invariant holds.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma,avx512vbmi2")]
-pub(super) unsafe fn tags(group: &Group, keys: &mut [Keys; 2]) -> [[u8; TAG_LEN]; 2 * LANES] {
+pub(super) unsafe fn tags(group: &Group, keys: &[Keys; 2]) -> [[u8; TAG_LEN]; 2 * LANES] {
     let mut tags = [[0; TAG_LEN]; 2 * LANES];
-    for (half, keys) in keys.iter().enumerate().take(group.count.div_ceil(LANES)) {
-        // Idle lanes read packet 0 of the half again, and nobody asks for their result.
-        let packets: [*const u8; LANES] = std::array::from_fn(|lane| {
-            let i = half * LANES + if half * LANES + lane < group.count { lane } else { 0 };
-            group.base.wrapping_add(group.offsets[i] as usize).cast_const()
-        });
-        // SAFETY: each pointer has `group.len` bytes of its packet behind it.
-        let sum = unsafe { sum_of(&packets, group.len, keys) };
-        finish(&sum, keys, &mut tags[half * LANES..]);
+    // SAFETY: the caller keeps the group's invariant.
+    unsafe {
+        if group.count > LANES {
+            halves::<2>(group, keys, &mut tags);
+        } else {
+            halves::<1>(group, keys, &mut tags);
+        }
     }
-    wipe(keys, [Keys::zero(); 2]);
     tags
 }
 
+/// The tags of eight packets, or of sixteen side by side: eight alone wait for their own products.
+///
 /// # Safety
-/// Every pointer has `len` readable bytes behind it.
+/// The group's invariant holds.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma,avx512vbmi2")]
-unsafe fn sum_of(packets: &[*const u8; LANES], len: usize, keys: &Keys) -> Number {
+unsafe fn halves<const H: usize>(group: &Group, keys: &[Keys; 2], tags: &mut [[u8; TAG_LEN]; 2 * LANES]) {
     let zero = _mm512_setzero_si512();
-    let mut sum = [zero; 3];
-    let (columns, rest) = (len / COLUMN_LEN, len % COLUMN_LEN);
+    // Idle lanes read packet 0 of the group again, and nobody asks for their result.
+    let packets: [[*const u8; LANES]; H] = std::array::from_fn(|half| {
+        std::array::from_fn(|lane| {
+            let i = half * LANES + lane;
+            let i = if i < group.count { i } else { 0 };
+            group.base.wrapping_add(group.offsets[i] as usize).cast_const()
+        })
+    });
+    let mut sums = [[zero; 3]; H];
+    let (columns, rest) = (group.len / COLUMN_LEN, group.len % COLUMN_LEN);
     for column in 0..columns {
-        let mut rows = [zero; LANES];
-        for (row, packet) in rows.iter_mut().zip(packets) {
-            // SAFETY: the column is inside the packet.
-            *row = unsafe { _mm512_loadu_si512(packet.wrapping_add(column * COLUMN_LEN).cast()) };
+        for half in 0..H {
+            // SAFETY: the column is inside each packet.
+            let rows = unsafe { column_of(&packets[half], column, u64::MAX) };
+            absorb(&mut sums[half], &keys[half], &blocks(&rows));
         }
-        absorb(&mut sum, keys, &blocks(&rows));
     }
     // The additional data is empty, so the last block is the length alone.
-    let length = [zero, _mm512_set1_epi64(len as i64)];
-    let mut rows = [zero; LANES];
-    for (row, packet) in rows.iter_mut().zip(packets) {
+    let length = [zero, _mm512_set1_epi64(group.len as i64)];
+    for half in 0..H {
+        let (sum, keys) = (&mut sums[half], &keys[half]);
         // SAFETY: the mask lets only bytes inside the packet be read; the others are zero, as padding is.
+        let [a, b, c, d] = blocks(&unsafe { column_of(&packets[half], columns, (1 << rest) - 1) });
+        match rest.div_ceil(16) {
+            0 => absorb(sum, keys, &[length]),
+            1 => absorb(sum, keys, &[a, length]),
+            2 => absorb(sum, keys, &[a, b, length]),
+            3 => absorb(sum, keys, &[a, b, c, length]),
+            _ => {
+                absorb(sum, keys, &[a, b, c, d]);
+                absorb(sum, keys, &[length]);
+            }
+        }
+        finish(sum, keys, &mut tags[half * LANES..]);
+    }
+}
+
+/// Bytes `64 * column..` of eight packets, as far as `mask` says.
+///
+/// # Safety
+/// Every pointer has those bytes behind it.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma,avx512vbmi2")]
+unsafe fn column_of(packets: &[*const u8; LANES], column: usize, mask: u64) -> [__m512i; LANES] {
+    let mut rows = [_mm512_setzero_si512(); LANES];
+    for (row, packet) in rows.iter_mut().zip(packets) {
+        let at = packet.wrapping_add(column * COLUMN_LEN);
+        // SAFETY: the caller vouches for the bytes of the mask, and no others are read.
         *row = unsafe {
-            let mask = (1u64 << rest) - 1;
-            _mm512_maskz_loadu_epi8(mask, packet.wrapping_add(columns * COLUMN_LEN).cast())
+            if mask == u64::MAX {
+                _mm512_loadu_si512(at.cast())
+            } else {
+                _mm512_maskz_loadu_epi8(mask, at.cast())
+            }
         };
     }
-    let [a, b, c, d] = blocks(&rows);
-    match rest.div_ceil(16) {
-        0 => absorb(&mut sum, keys, &[length]),
-        1 => absorb(&mut sum, keys, &[a, length]),
-        2 => absorb(&mut sum, keys, &[a, b, length]),
-        3 => absorb(&mut sum, keys, &[a, b, c, length]),
-        _ => {
-            absorb(&mut sum, keys, &[a, b, c, d]);
-            absorb(&mut sum, keys, &[length]);
-        }
-    }
-    sum
+    rows
 }
 
 /// Turns a 64-byte column of eight packets into four blocks of eight lanes, each as low and high words.
@@ -263,56 +286,126 @@ fn blocks(rows: &[__m512i; LANES]) -> [[__m512i; 2]; 4] {
 /// Reduces every lane's sum fully, adds the pad and writes the tags.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma,avx512vbmi2")]
 fn finish(sum: &Number, keys: &Keys, tags: &mut [[u8; TAG_LEN]]) {
-    let mut limbs = [[0u64; LANES]; 3];
-    for (lanes, limb) in limbs.iter_mut().zip(sum) {
+    let [low, high] = reduce(sum);
+    let low = _mm512_add_epi64(low, keys.pad[0]);
+    let carry = _mm512_cmplt_epu64_mask(low, keys.pad[0]);
+    let high = _mm512_add_epi64(high, keys.pad[1]);
+    let high = _mm512_mask_add_epi64(high, carry, high, _mm512_set1_epi64(1));
+    let mut words = [[0u64; LANES]; 2];
+    for (lanes, word) in words.iter_mut().zip([low, high]) {
         // SAFETY: the array has the 64 bytes.
-        unsafe { _mm512_storeu_si512(lanes.as_mut_ptr().cast(), *limb) };
+        unsafe { _mm512_storeu_si512(lanes.as_mut_ptr().cast(), word) };
     }
     for (lane, tag) in tags.iter_mut().enumerate().take(LANES) {
-        let reduced = reduce(limbs[0][lane], limbs[1][lane], limbs[2][lane]);
-        let pad = u128::from(keys.pad[0][lane]) | u128::from(keys.pad[1][lane]) << 64;
-        *tag = reduced.wrapping_add(pad).to_le_bytes();
+        let tag_value = u128::from(words[0][lane]) | u128::from(words[1][lane]) << 64;
+        *tag = tag_value.to_le_bytes();
     }
 }
 
-/// The low 128 bits of a number after full reduction modulo 2¹³⁰−5, without branches.
-fn reduce(mut a: u64, mut b: u64, mut c: u64) -> u128 {
-    let (mask_44, mask_42) = (MASK_44 as u64, MASK_42 as u64);
+/// The low 128 bits of every lane after full reduction modulo 2¹³⁰−5, as two words.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma,avx512vbmi2")]
+fn reduce(sum: &Number) -> [__m512i; 2] {
+    let (mask_44, mask_42) = (_mm512_set1_epi64(MASK_44), _mm512_set1_epi64(MASK_42));
+    let [mut a, mut b, mut c] = *sum;
     // Twice: the first round may leave one carry.
     for _ in 0..2 {
-        b += a >> 44;
-        a &= mask_44;
-        c += b >> 44;
-        b &= mask_44;
-        a += 5 * (c >> 42);
-        c &= mask_42;
+        b = _mm512_add_epi64(b, _mm512_srli_epi64::<44>(a));
+        a = _mm512_and_si512(a, mask_44);
+        c = _mm512_add_epi64(c, _mm512_srli_epi64::<44>(b));
+        b = _mm512_and_si512(b, mask_44);
+        let over = _mm512_srli_epi64::<42>(c);
+        a = _mm512_add_epi64(a, _mm512_add_epi64(over, _mm512_slli_epi64::<2>(over)));
+        c = _mm512_and_si512(c, mask_42);
     }
-    b += a >> 44;
-    a &= mask_44;
-    // Subtracting the modulus is adding 5 and taking 2¹³⁰ away; the sign says which of the two is the answer.
-    let mut d = a + 5;
-    let mut e = b + (d >> 44);
-    d &= mask_44;
-    let f = c.wrapping_add(e >> 44).wrapping_sub(1 << 42);
-    e &= mask_44;
-    let take = (f >> 63).wrapping_sub(1);
-    let pick = |kept: u64, less: u64| (kept & !take) | (less & take);
-    let [a, b, c] = [pick(a, d), pick(b, e), pick(c, f)];
-    u128::from(a) | u128::from(b) << 44 | u128::from(c) << 88
+    b = _mm512_add_epi64(b, _mm512_srli_epi64::<44>(a));
+    a = _mm512_and_si512(a, mask_44);
+    // Subtracting the modulus is adding 5 and taking 2¹³⁰ away: bit 42 of the top limb tells which of the two is
+    // the answer.
+    let mut d = _mm512_add_epi64(a, _mm512_set1_epi64(5));
+    let mut e = _mm512_add_epi64(b, _mm512_srli_epi64::<44>(d));
+    d = _mm512_and_si512(d, mask_44);
+    let f = _mm512_add_epi64(c, _mm512_srli_epi64::<44>(e));
+    e = _mm512_and_si512(e, mask_44);
+    let take = _mm512_test_epi64_mask(f, _mm512_set1_epi64(1 << 42));
+    let a = _mm512_mask_mov_epi64(a, take, d);
+    let b = _mm512_mask_mov_epi64(b, take, e);
+    let c = _mm512_mask_mov_epi64(c, take, f);
+    [
+        _mm512_or_si512(a, _mm512_slli_epi64::<44>(b)),
+        _mm512_or_si512(_mm512_srli_epi64::<20>(b), _mm512_slli_epi64::<24>(c)),
+    ]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma,avx512vbmi2")]
+    fn reduced(a: i64, b: i64, c: i64) -> u128 {
+        let mut words = [[0u64; LANES]; 2];
+        let number = [a, b, c].map(|limb| _mm512_set1_epi64(limb));
+        for (word, vector) in words.iter_mut().zip(reduce(&number)) {
+            // SAFETY: the array has the 64 bytes.
+            unsafe { _mm512_storeu_si512(word.as_mut_ptr().cast(), vector) };
+        }
+        assert!(words.iter().all(|word| word.iter().all(|lane| *lane == word[0])));
+        u128::from(words[0][0]) | u128::from(words[1][0]) << 64
+    }
+
     #[test]
     fn reduction_at_the_edges_of_the_modulus() {
-        let (m44, m42) = (MASK_44 as u64, MASK_42 as u64);
+        if crate::cipher::multi_buffer().is_none() {
+            println!("skipped: this processor lacks AVX-512 with IFMA and VBMI2");
+            return;
+        }
+        // SAFETY: asked for just above.
+        let reduced = |a, b, c| unsafe { reduced(a, b, c) };
+        let (m44, m42) = (MASK_44, MASK_42);
         // 2^130 - 5 - 1, the modulus, and up to 2^130 - 1.
-        assert_eq!(reduce(m44 - 5, m44, m42), u128::MAX - 5);
-        assert_eq!(reduce(m44 - 4, m44, m42), 0);
-        assert_eq!(reduce(m44, m44, m42), 4);
-        assert_eq!(reduce(0, 0, m42 + 1), 5, "2^130");
-        assert_eq!(reduce(m44 + (1 << 20), m44, m42), 4 + (1 << 20), "a carry through all limbs");
+        assert_eq!(reduced(m44 - 5, m44, m42), u128::MAX - 5);
+        assert_eq!(reduced(m44 - 4, m44, m42), 0);
+        assert_eq!(reduced(m44, m44, m42), 4);
+        assert_eq!(reduced(0, 0, m42 + 1), 5, "2^130");
+        assert_eq!(reduced(m44 + (1 << 20), m44, m42), 4 + (1 << 20), "a carry through all limbs");
+    }
+
+    /// The largest r and pad there are, and messages that are all ones, all zeros or nearly the modulus.
+    #[test]
+    fn the_largest_key_with_messages_at_the_edges() {
+        if crate::cipher::multi_buffer().is_none() {
+            println!("skipped: this processor lacks AVX-512 with IFMA and VBMI2");
+            return;
+        }
+        for len in [0, 1, 15, 16, 17, 47, 48, 63, 64, 65, 128, 1420, 9000] {
+            for (fill, first) in [(0xff, 0xff), (0, 0), (0xff, 0xfb), (0xff, 0), (0, 0xfa)] {
+                for count in [3, 8, 9, 16] {
+                    check_largest_key(len, fill, first, count);
+                }
+            }
+        }
+    }
+
+    fn check_largest_key(len: usize, fill: u8, first: u8, count: usize) {
+        let stride = len + TAG_LEN;
+        let mut buffer = vec![fill; stride * count];
+        for block in buffer.chunks_mut(16) {
+            block[0] = first;
+        }
+        let layout = sw_wg::Layout::new(&buffer, stride, len, count);
+        let group = Group::of(&mut buffer, layout, &vec![0; count], 0);
+        // SAFETY: the caller asked for the instructions; the group is of this buffer.
+        let tags = unsafe {
+            let mut keys = [Keys::zero(); 2];
+            Keys::set(&mut keys, &[_mm512_set1_epi64(-1); 8]);
+            tags(&group, &keys)
+        };
+        for (packet, tag) in buffer.chunks(stride).zip(tags) {
+            let mut text = packet[..len].to_vec();
+            text.resize(len.next_multiple_of(16), 0);
+            text.extend([0; 8]);
+            text.extend((len as u64).to_le_bytes());
+            let expected = crate::cipher::tests::slow_poly(&[0xff; 32], &text);
+            assert_eq!(tag, expected, "len {len} fill {fill} first {first} count {count}");
+        }
     }
 }
