@@ -49,8 +49,8 @@ fn interop(other: &str, tag: char) {
         now.0 >= before.0 + 64 && now.1 >= before.1 + 64
     });
 
-    // boringtun binds a socket to its address for good, gotatun may lose its socket when its port is changed.
-    let moved = if other == "BORINGTUN" || other == "samewire" {
+    // boringtun binds a socket to its address for good.
+    let moved = if other == "BORINGTUN" {
         lab.ports[b] = 40_001;
         lab.wg(b, &["listen-port", "40001"]);
         ":40001"
@@ -233,8 +233,9 @@ impl Lab {
     fn move_address(&mut self, side: usize, address: &'static str) {
         let former = std::mem::replace(&mut self.addresses[side], address);
         let (name, link) = (&self.names[side], &self.links[side]);
-        run(&["ip", "-n", name, "addr", "add", &format!("{address}/24"), "dev", link]);
+        // In this order: the second address of a subnet goes with the first.
         run(&["ip", "-n", name, "addr", "del", &format!("{former}/24"), "dev", link]);
+        run(&["ip", "-n", name, "addr", "add", &format!("{address}/24"), "dev", link]);
     }
 
     fn wg(&self, side: usize, args: &[&str]) {
