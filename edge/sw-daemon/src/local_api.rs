@@ -1,5 +1,6 @@
 //! The LocalAPI: HTTP/1.1 over a Unix socket, with the official paths and shapes (localapi-cli.md part A).
 
+mod capture;
 mod handlers;
 mod watch;
 

@@ -40,7 +40,7 @@ mod uapi;
 mod udp;
 pub mod wireguard;
 
-pub use capture::{CaptureDirection, Captured};
+pub use capture::{CaptureDirection, Captured, PCAP_HEADER};
 pub use cipher::multi_buffer;
 pub use device::{Device, DeviceConfig, DeviceStats, PeerConfig, PeerStats, Roaming, Way};
 pub use event::{DatagramKind, Event};

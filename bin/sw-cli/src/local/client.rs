@@ -218,6 +218,19 @@ impl Response {
         Ok(bytes)
     }
 
+    /// Hands the body on as it comes, until its end.
+    pub fn copy_to(mut self, out: &mut impl Write) -> io::Result<()> {
+        let mut buffer = [0; 16 << 10];
+        loop {
+            let read = self.body.read(&mut buffer)?;
+            if read == 0 {
+                return Ok(());
+            }
+            out.write_all(&buffer[..read])?;
+            out.flush()?;
+        }
+    }
+
     /// Reads the whole body as text.
     pub fn text(self) -> Result<String, Problem> {
         Ok(String::from_utf8_lossy(&self.bytes()?).into_owned())

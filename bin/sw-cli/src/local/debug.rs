@@ -3,7 +3,9 @@
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::client::escape;
+use sw_types::local::Problem;
+
+use super::client::{Response, escape};
 use super::{Context, Outcome, print_bytes, say, say_json};
 
 #[derive(Args, Clone, Debug)]
@@ -37,6 +39,12 @@ enum DebugAction {
         count: u32,
         #[arg(long)]
         initial: bool,
+    },
+    /// Record the packets inside the tunnel as a pcap file, until Ctrl-C
+    Capture {
+        /// Write to this file ("-": standard output)
+        #[arg(short, long, value_name = "FILE")]
+        output: String,
     },
     /// Send a request to the LocalAPI
     Localapi {
@@ -77,6 +85,10 @@ pub(super) fn debug(context: &Context, args: &DebugArgs) -> Outcome {
             }
             Ok(())
         }
+        DebugAction::Capture { output } => {
+            let packets = context.client.send("POST", "/localapi/v0/debug-capture", None)?.ok()?;
+            record(packets, output)
+        }
         DebugAction::Localapi { words } => {
             let (method, path) = match words.as_slice() {
                 [path] => ("GET", path.as_str()),
@@ -90,4 +102,20 @@ pub(super) fn debug(context: &Context, args: &DebugArgs) -> Outcome {
             )
         }
     }
+}
+
+fn record(packets: Response, output: &str) -> Outcome {
+    if output == "-" {
+        // Whoever reads may stop at any time.
+        return packets.copy_to(&mut std::io::stdout().lock()).map_err(|_| super::Failure::Exit(141));
+    }
+    let written = std::fs::File::create(output).and_then(|mut file| packets.copy_to(&mut file));
+    written.map_err(|error| {
+        Problem::other(
+            "the capture could not be written.",
+            format!("{output}: {error}"),
+            "choose another place: samewire debug capture -o FILE",
+        )
+        .into()
+    })
 }

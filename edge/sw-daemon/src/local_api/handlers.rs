@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sw_types::local::{MaskedPrefs, Prefs, Problem, StartOptions};
 use sw_types::{NodeId, UserId};
 
-use super::{Caller, ResponseBody, json as json_response, text, watch};
+use super::{Caller, ResponseBody, capture, json as json_response, text, watch};
 use crate::core::joining::{self, JoinRequest};
 use crate::core::{CoreHandle, Stopped};
 
@@ -82,6 +82,9 @@ async fn run(
             let with_peers = value("peers") != "false";
             json_response(&core.call(move |core| core.status(with_peers)).await?)
         }
+        // Packets hold what people say: the operator may not read them (threat-model.md §8).
+        (&Method::POST, "debug-capture") if caller.is_root => return capture::capture(core).await,
+        (_, "debug-capture") => text(StatusCode::FORBIDDEN, "access denied"),
         (_, "watch-ipn-bus") => return watch::watch(core, value("mask").parse().unwrap_or(0)).await,
         (&Method::GET, "whois") => {
             let words = value("addr");
