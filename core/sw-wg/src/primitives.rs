@@ -1,8 +1,8 @@
 //! BLAKE2s, HKDF, X25519 and the two AEADs, in the forms the WireGuard paper §5.4 names them.
 
 use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
-use sw_noise::primitives::{xopen_in_place, xseal_in_place};
 pub(crate) use sw_noise::primitives::{KeyBytes as Secret, hash, hkdf as kdf, keyed_mac as mac};
+use sw_noise::primitives::{xopen_in_place, xseal_in_place};
 use x25519_dalek::x25519;
 use zeroize::Zeroizing;
 
@@ -77,8 +77,14 @@ mod tests {
     fn key_derivation_matches_a_published_program() {
         // HMAC-BLAKE2s chained by hand with Python's hashlib: KDF2 of the key 0x00… and the input "abc".
         let [first, second] = kdf(&[0; 32], b"abc");
-        assert_eq!(hex::encode(first.as_slice()), "3a4c46e6e03f713f0c87443ab4e9b123a4c7c5e543c6d0c7a497d66caa0a4878");
-        assert_eq!(hex::encode(second.as_slice()), "57e2981688335b67bc30fcc79ecd376d26c7a858eb8e0477a80bc49fa4a82147");
+        assert_eq!(
+            hex::encode(first.as_slice()),
+            "3a4c46e6e03f713f0c87443ab4e9b123a4c7c5e543c6d0c7a497d66caa0a4878"
+        );
+        assert_eq!(
+            hex::encode(second.as_slice()),
+            "57e2981688335b67bc30fcc79ecd376d26c7a858eb8e0477a80bc49fa4a82147"
+        );
     }
 
     #[test]
