@@ -1,4 +1,4 @@
-//! The control server as the path engines see it: it collects what nodes say
+//! A stand-in for the control server, for worlds of many machines: it collects what nodes say
 //! of themselves and tells each node its peers, in full once and then by
 //! deltas. It keeps one log of changes; a stream is a place in it, so that
 //! streams at one place share what they are told.
@@ -68,6 +68,11 @@ impl Control {
 
     pub(crate) fn is_forbidden(&self, a: usize, b: usize) -> bool {
         self.forbidden.contains(&(a.min(b), a.max(b)))
+    }
+
+    /// Pairs that may not talk.
+    pub(crate) fn forbidden(&self) -> &BTreeSet<(usize, usize)> {
+        &self.forbidden
     }
 
     /// Changes who may talk; both are to be told.

@@ -8,6 +8,12 @@ pub enum Defect {
     WakesAlways,
     /// A node goes on talking to a peer that it may not talk to.
     KeepsRevoked,
+    /// The server's messages lose their end.
+    CutsMessages,
+    /// The store loses a person when it is read.
+    LosesRecord,
+    /// Relays never forget a connection.
+    HoardsConnections,
     /// A node overlooks one change of each delta.
     LosesDelta,
     /// Pongs are not understood, so no direct path is ever found.

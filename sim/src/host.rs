@@ -1,13 +1,17 @@
-//! One machine: its path engine and what the edge around it would hold.
+//! One machine: its cores and what the edge around them would hold.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use sw_node::Node;
 use sw_path::{PathConfig, PathEngine, PeerInfo, Route, SocketId};
-use sw_types::{CapVer, DiscoKey, DiscoPrivate, Instant, NodeKey, NodePrivate, RegionId, Rng};
+use sw_tailcfg::MapResponse;
+use sw_types::local::Prefs;
+use sw_types::{CapVer, DiscoKey, DiscoPrivate, Instant, MachineKey, NodeKey, NodePrivate, RegionId, Rng};
 
 use crate::net::StationId;
 use crate::scenario::HostSpec;
+use crate::world::Pending;
 
 /// A connection to a relay.
 #[derive(Debug)]
@@ -31,8 +35,17 @@ pub(crate) struct Host {
     pub(crate) spec: HostSpec,
     pub(crate) station: StationId,
     pub(crate) key: NodeKey,
+    /// What the private half of `key` is made of.
+    key_seed: [u8; 32],
+    pub(crate) machine: MachineKey,
     pub(crate) disco: DiscoKey,
     pub(crate) engine: PathEngine,
+    /// The node core; `None` while control is a stand-in.
+    pub(crate) node: Option<Box<Node>>,
+    /// What the program wrote to its state file, and the netmap it remembers.
+    pub(crate) prefs: Option<Prefs>,
+    pub(crate) cache: Option<MapResponse>,
+    pub(crate) pending: Vec<Pending>,
     pub(crate) is_awake: bool,
     pub(crate) lies: bool,
     pub(crate) port: u16,
@@ -48,6 +61,7 @@ pub(crate) struct Host {
     pub(crate) endpoints: Vec<std::net::SocketAddr>,
     /// Grows when the node restarts or its streams break.
     pub(crate) control_epoch: u64,
+    /// The connection to control is there (to the server with real cores: was dialled).
     pub(crate) control_up: bool,
     /// When the last message to and from control arrives: streams keep order.
     pub(crate) last_said: Instant,
@@ -66,14 +80,21 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn new(spec: HostSpec, station: StationId, config: PathConfig, rng: &mut Rng) -> Self {
-        let key = NodePrivate::generate(rng.bytes()).public();
+        let key_seed = rng.bytes();
+        let key = NodePrivate::generate(key_seed).public();
         let disco = DiscoPrivate::generate(rng.bytes());
         Self {
             spec,
             station,
             key,
+            key_seed,
+            machine: MachineKey::from_bytes(rng.bytes()),
             disco: disco.public(),
             engine: PathEngine::new(config, disco, key, rng.bytes()),
+            node: None,
+            prefs: None,
+            cache: None,
+            pending: Vec::new(),
             is_awake: true,
             lies: false,
             port: PORT,
@@ -144,6 +165,10 @@ impl Host {
         if let Some(slot) = self.netmap.get_mut(peer) {
             *slot = info;
         }
+    }
+
+    pub(crate) fn private_key(&self) -> NodePrivate {
+        NodePrivate::generate(self.key_seed)
     }
 
     /// What this node tells control of itself.

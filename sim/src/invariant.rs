@@ -3,8 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde_json::Value;
+use sw_node::Netmap;
+
 use crate::defect::Defect;
+use crate::host::Host;
 use crate::oracle::{Possible, possible};
+use crate::server::Server;
 use crate::world::World;
 
 /// A broken invariant.
@@ -24,6 +29,12 @@ pub enum Violation {
     NotPossible { from: usize, to: usize },
     /// The fold of what a machine was told is not what it should know.
     WrongNetmap { host: usize },
+    /// A machine could not read what the server told it.
+    Unreadable { host: usize },
+    /// What the server stored contradicts itself.
+    StoreContradictsItself,
+    /// Something of all machines together grew beyond its bound.
+    Swollen { what: &'static str, size: usize },
     /// Something grew beyond its bound.
     Unbounded { host: usize, what: &'static str, size: usize },
 }
@@ -48,6 +59,9 @@ impl fmt::Display for Violation {
                 write!(f, "{from} claims a direct path to {to} where there is none")
             }
             Self::WrongNetmap { host } => write!(f, "machine {host} holds another netmap than it should"),
+            Self::Unreadable { host } => write!(f, "machine {host} cannot read what the server tells it"),
+            Self::StoreContradictsItself => write!(f, "what the server stored contradicts itself"),
+            Self::Swollen { what, size } => write!(f, "there are {size} {what}"),
             Self::Unbounded { host, what, size } => write!(f, "machine {host} holds {size} {what}"),
         }
     }
@@ -136,6 +150,10 @@ impl World {
     }
 
     fn check_netmaps(&mut self) {
+        if self.server.is_some() {
+            self.check_real_netmaps();
+            return;
+        }
         for host in 0..self.hosts.len() {
             let Some(h) = self.hosts.get(host).filter(|h| h.is_awake && h.control_up) else { continue };
             let folded: Vec<_> =
@@ -147,7 +165,41 @@ impl World {
         }
     }
 
+    /// Every machine that hears the server holds what it would be told if it asked for everything, and knows exactly
+    /// the peers that it may talk with.
+    fn check_real_netmaps(&mut self) {
+        let now = self.server_now();
+        for host in 0..self.hosts.len() {
+            let Some(h) = self.hosts.get(host).filter(|h| h.is_awake) else { continue };
+            let Some(node) = h.node.as_ref().filter(|node| node.control().is_online()) else { continue };
+            let whole = self.server.as_mut().and_then(|server| server.whole(h.machine, h.key, now));
+            let fresh = whole.and_then(|message| Netmap::from_first(message, None, now.wall).ok());
+            let folded = node.netmap().map(essence);
+            let is_told_all = folded == fresh.map(|(netmap, _)| essence(&netmap));
+            let may_know = |peer: usize| {
+                let is_in = |p: &Host| self.server.as_ref().is_some_and(|s| s.has(&p.key));
+                peer != host
+                    && !self.control.is_forbidden(host, peer)
+                    && self.hosts.get(peer).is_some_and(is_in)
+            };
+            let knows_its_peers = (0..self.hosts.len()).all(|peer| h.knows(peer) == may_know(peer));
+            if !is_told_all || !knows_its_peers {
+                self.violate(Violation::WrongNetmap { host });
+            }
+        }
+    }
+
     fn check_bounds(&mut self) {
+        let hoarded = if self.defect == Some(Defect::HoardsConnections) { self.hosts.len() } else { 0 };
+        for size in self.relays.iter().map(|r| r.connections() + hoarded).collect::<Vec<_>>() {
+            if size > self.hosts.len() {
+                self.violate(Violation::Swollen { what: "connections of a relay", size });
+            }
+        }
+        let streams = self.server.as_ref().map_or(0, Server::stream_count);
+        if streams > self.hosts.len() {
+            self.violate(Violation::Swollen { what: "map streams", size: streams });
+        }
         for host in 0..self.hosts.len() {
             let Some(h) = self.hosts.get(host) else { continue };
             let mut footprint = h.engine.footprint();
@@ -184,4 +236,25 @@ impl World {
             }
         }
     }
+}
+
+/// What must be equal of two netmaps: all but what the machine said itself, and when a machine was last seen, which
+/// alone is not pushed (control.md §5.3).
+fn essence(netmap: &Netmap) -> Value {
+    let mut json = netmap.to_json();
+    if let Some(own) = json.get_mut("SelfNode").and_then(Value::as_object_mut) {
+        for words in ["DiscoKey", "Endpoints", "HomeDERP", "Hostinfo", "Cap", "LastSeen", "Online"] {
+            own.remove(words);
+        }
+    }
+    for peer in json.get_mut("Peers").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(peer) = peer.as_object_mut() {
+            peer.remove("LastSeen");
+        }
+    }
+    // Profiles of those who left stay at a machine.
+    if let Some(all) = json.as_object_mut() {
+        all.remove("UserProfiles");
+    }
+    json
 }

@@ -1,10 +1,12 @@
 //! A deterministic simulator: many nodes behind NATs, relays and a control
 //! server in one thread and in virtual time.
 //!
-//! Path engines, disco and STUN are the real ones, crypto included. Links,
-//! middleboxes, relays' switching and the control server's distribution are
-//! models; relay and control connections are ordered streams of typed
-//! messages (their bytes have tests of their own).
+//! The cores are the real ones, crypto included: nodes are `sw-node` with
+//! `sw-path`, the server is `sw-tailnet` under the policy compiler, relays are
+//! `sw-relay-core`. Links and middleboxes are models; relay and control
+//! connections are ordered streams of typed messages (their bytes have tests
+//! of their own). Worlds of a thousand machines may replace node core and
+//! server by a stand-in ([`Cores::Paths`]).
 //!
 //! ```text
 //!   Scenario ──▶ World ──▶ Trace (equal seeds, equal hashes)
@@ -41,6 +43,7 @@ mod queue;
 mod relay;
 mod run;
 mod scenario;
+mod server;
 mod talk;
 mod trace;
 mod world;
@@ -51,6 +54,6 @@ pub use link::LinkSpec;
 pub use nat::{BoxSpec, Filtering, Mapping, Ports};
 pub use oracle::Possible;
 pub use run::{Failure, check, check_with, run_scenario, shrink};
-pub use scenario::{BoxAt, CONVERGENCE, Fault, HostSpec, Scenario, TalkSpec};
+pub use scenario::{BoxAt, CONVERGENCE, Cores, Fault, HostSpec, Scenario, TalkSpec};
 pub use trace::Trace;
 pub use world::{Figures, World};

@@ -1,7 +1,11 @@
-//! Relay servers as machines see them: a STUN socket and a switch for frames.
+//! Relay servers as machines see them: a STUN socket and the registry of `sw-relay-core` that says whose connection
+//! gets a frame.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
+use sw_relay_core::{Arrival, ConnId, Registry, Route};
+use sw_tailcfg::{DerpMap, DerpNode, DerpRegion};
 use sw_types::{CertCheck, Instant, NodeKey, RegionId, RelayAddr, RelayMap, RelayNode, RelayRegion};
 
 use crate::net::{Network, StationId};
@@ -15,16 +19,99 @@ pub(crate) struct Relay {
     pub(crate) region: RegionId,
     pub(crate) station: StationId,
     pub(crate) is_alive: bool,
-    /// Who is connected, and by which attempt.
-    pub(crate) clients: BTreeMap<NodeKey, (usize, u64)>,
+    registry: Registry,
+    /// Connections by machine and attempt, and the other way round.
+    conns: BTreeMap<(usize, u64), ConnId>,
+    owners: BTreeMap<ConnId, (usize, u64)>,
     /// When the last frame of a connection arrives, by machine and direction.
     pub(crate) last: BTreeMap<(usize, bool), Instant>,
 }
 
 impl Relay {
     pub(crate) fn new(region: RegionId, station: StationId) -> Self {
-        Self { region, station, is_alive: true, clients: BTreeMap::new(), last: BTreeMap::new() }
+        Self {
+            region,
+            station,
+            is_alive: true,
+            registry: Registry::new(),
+            conns: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            last: BTreeMap::new(),
+        }
     }
+
+    /// A machine has logged in by its attempt `epoch`.
+    pub(crate) fn on_connect(&mut self, key: NodeKey, host: usize, epoch: u64) {
+        let conn = self.registry.on_connect(Arrival::regular(key, SocketAddr::from(([192, 0, 2, 1], 1))));
+        self.conns.insert((host, epoch), conn);
+        self.owners.insert(conn, (host, epoch));
+        self.settle();
+    }
+
+    pub(crate) fn on_disconnect(&mut self, host: usize, epoch: u64) {
+        if let Some(conn) = self.conns.remove(&(host, epoch)) {
+            self.owners.remove(&conn);
+            self.registry.on_disconnect(conn);
+            self.settle();
+        }
+    }
+
+    /// Whose connection gets a frame that came on the sender's.
+    pub(crate) fn route(&mut self, host: usize, epoch: u64, to: NodeKey) -> Option<(usize, u64)> {
+        let from = *self.conns.get(&(host, epoch))?;
+        // Of several connections of one key the one heard last is active.
+        self.registry.on_activity(from);
+        let route = self.registry.route(from, to);
+        self.settle();
+        match route {
+            Route::Local(conn) => self.owners.get(&conn).copied(),
+            Route::Forward(_) | Route::Unknown => None,
+        }
+    }
+
+    /// The process ends; returns whose connections break.
+    pub(crate) fn forget_all(&mut self) -> Vec<(usize, u64)> {
+        self.registry = Registry::new();
+        self.owners.clear();
+        std::mem::take(&mut self.conns).into_keys().collect()
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.registry.stats().connections
+    }
+
+    /// Machines find out by themselves who is gone, and one relay has no mesh.
+    fn settle(&mut self) {
+        while self.registry.poll_output().is_some() {}
+    }
+}
+
+/// The map as a server is given it.
+pub(crate) fn wire_map_of(map: &RelayMap) -> DerpMap {
+    let address = |addr: Option<String>| addr.unwrap_or_else(|| "none".to_owned());
+    let nodes = |region: &RelayRegion| {
+        let node = |node: &RelayNode| DerpNode {
+            name: node.name.clone(),
+            region_id: region.id,
+            host_name: node.host_name.clone(),
+            ipv4: address(node.ipv4.fixed().map(|ip| ip.to_string())),
+            ipv6: address(node.ipv6.fixed().map(|ip| ip.to_string())),
+            stun_port: node.stun_port.map_or(-1, i32::from),
+            stun_only: node.stun_only,
+            derp_port: i32::from(node.derp_port),
+            ..DerpNode::default()
+        };
+        region.nodes.iter().map(node).collect()
+    };
+    let region = |region: &RelayRegion| DerpRegion {
+        region_id: region.id,
+        region_code: region.code.clone(),
+        region_name: region.name.clone(),
+        nodes: nodes(region),
+        ..DerpRegion::default()
+    };
+    let regions = map.regions.iter().map(|(id, r)| (*id, region(r))).collect();
+    DerpMap { regions: Some(regions), omit_default_regions: true, ..DerpMap::default() }
 }
 
 /// The relay map that control would send.
@@ -34,7 +121,7 @@ pub(crate) fn map_of(relays: &[Relay], net: &Network) -> RelayMap {
         let station = net.station(relay.station);
         let nodes = STUN_PORTS.iter().enumerate().map(|(n, port)| RelayNode {
             name: format!("{}{}", relay.region, if n == 0 { 'a' } else { 'b' }),
-            host_name: String::new(),
+            host_name: format!("relay-{}-{n}.example", relay.region),
             cert: CertCheck::HostName,
             ipv4: station.v4.map_or(RelayAddr::Disabled, RelayAddr::Fixed),
             ipv6: station.v6.map_or(RelayAddr::Disabled, RelayAddr::Fixed),

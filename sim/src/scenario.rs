@@ -118,10 +118,20 @@ impl Fault {
     }
 }
 
+/// Which cores a world is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cores {
+    /// All: node, server, relay, paths.
+    Real,
+    /// Paths and relay; peers are told by a stand-in.
+    Paths,
+}
+
 /// A whole run; equal scenarios give equal traces.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scenario {
     pub seed: u64,
+    pub cores: Cores,
     /// One-way delay of each relay region's link.
     pub regions: Vec<Duration>,
     pub boxes: Vec<BoxAt>,
@@ -140,6 +150,7 @@ impl Scenario {
     pub fn new(seed: u64) -> Self {
         Self {
             seed,
+            cores: Cores::Real,
             regions: vec![Duration::from_millis(15)],
             boxes: Vec::new(),
             hosts: Vec::new(),
@@ -308,6 +319,7 @@ impl Scenario {
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
         let rng = &mut Rng::new(bytes);
         let mut scenario = Self::new(seed);
+        scenario.cores = Cores::Paths;
         scenario.regions = [12, 40, 90].map(Duration::from_millis).to_vec();
         for _ in 0..(nodes / 4).max(2) {
             let spec =

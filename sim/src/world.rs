@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use sw_path::{PathConfig, PathEngine};
+use sw_tailnet::StreamId;
 use sw_types::{Instant, NodeKey, Now, RegionId, RelayMap, Rng, UnixTime};
 
 use crate::control::{Control, Update};
@@ -16,13 +17,17 @@ use crate::link::LinkSpec;
 use crate::net::{Network, SegmentId, StationId, Transit};
 use crate::queue::Queue;
 use crate::relay::Relay;
-use crate::scenario::{Fault, Scenario, TalkSpec};
+use crate::scenario::{Cores, Fault, Scenario, TalkSpec};
+use crate::server::{Call, Server, Word};
 use crate::talk::Talk;
 use crate::trace::Trace;
 
 mod act;
 mod faults;
+mod session;
 mod streams;
+
+pub(crate) use session::Pending;
 
 /// Something that happens at a moment.
 #[derive(Debug)]
@@ -99,6 +104,38 @@ pub(crate) enum Event {
         epoch: u64,
     },
     ControlReturns,
+    AtServer {
+        host: usize,
+        epoch: u64,
+        call: Box<Call>,
+    },
+    FromServer {
+        host: usize,
+        epoch: u64,
+        word: Box<Word>,
+    },
+    ServerWake {
+        at: Instant,
+    },
+    KeepAlive {
+        stream: StreamId,
+    },
+    /// The server notices that a stream is broken.
+    StreamDies {
+        stream: StreamId,
+    },
+    /// A machine notices that its connection to the server is broken.
+    SessionBroken {
+        host: usize,
+        epoch: u64,
+    },
+    PolicyAgain,
+    /// A relay notices that a connection is broken.
+    RelayForgets {
+        host: usize,
+        region: RegionId,
+        epoch: u64,
+    },
     Refused {
         host: usize,
         epoch: u64,
@@ -149,7 +186,11 @@ pub struct World {
     pub(crate) by_key: HashMap<NodeKey, usize>,
     pub(crate) relays: Vec<Relay>,
     pub(crate) relay_map: RelayMap,
+    /// The stand-in; with real cores only its knowledge of who may talk counts.
     pub(crate) control: Control,
+    /// The real one.
+    pub(crate) server: Option<Server>,
+    pub(crate) server_armed: Option<Instant>,
     pub(crate) control_is_up: bool,
     /// Control will tell what it gathered.
     pub(crate) flush_is_due: bool,
@@ -169,6 +210,11 @@ pub struct World {
 const START: Instant = Instant::from_nanos(100_000_000_000);
 /// The wall clock then, 2027.
 const WALL_S: i64 = 1_800_000_000;
+
+/// A clock that is `offset_s` seconds off, `since` after the start.
+fn wall(since: Duration, offset_s: i64) -> UnixTime {
+    UnixTime::from_secs(WALL_S + offset_s) + since
+}
 
 impl World {
     /// Builds the world of a scenario; nothing has happened yet.
@@ -204,6 +250,10 @@ impl World {
         }
         let by_key = hosts.iter().enumerate().map(|(n, h): (usize, &Host)| (h.key, n)).collect();
         let relay_map = crate::relay::map_of(&relays, &net);
+        let server = (scenario.cores == Cores::Real).then(|| {
+            let now = Now { mono: START, wall: wall(Duration::ZERO, 0) };
+            Server::new(hosts.len(), crate::relay::wire_map_of(&relay_map), rng.bytes(), now)
+        });
         let mut world = Self {
             start: START,
             now: START,
@@ -212,6 +262,8 @@ impl World {
             net,
             owners,
             control: Control::new(hosts.len()),
+            server,
+            server_armed: None,
             hosts,
             by_key,
             relays,
@@ -255,9 +307,15 @@ impl World {
             let port = h.port;
             h.engine.on_local_addresses(local, now);
             h.engine.on_bound_port(port, now);
-            h.engine.on_relay_map(&map, now);
+            if self.server.is_none() {
+                h.engine.on_relay_map(&map, now);
+            }
         }
-        self.connect_control(host);
+        if self.server.is_some() {
+            self.start_session(host);
+        } else {
+            self.connect_control(host);
+        }
         self.pump(host);
     }
 
@@ -269,8 +327,7 @@ impl World {
     /// The clocks of a machine.
     pub(crate) fn now_at(&self, host: usize) -> Now {
         let offset = self.hosts.get(host).map_or(0, |h| h.wall_offset_s);
-        let since = self.elapsed();
-        Now { mono: self.now, wall: UnixTime::from_secs(WALL_S + offset) + since }
+        Now { mono: self.now, wall: wall(self.elapsed(), offset) }
     }
 
     /// Runs until `until` after the start.
@@ -318,6 +375,14 @@ impl World {
             Event::FromControl { host, epoch, update } => self.update_at(host, epoch, update),
             Event::ControlOpens { host, epoch } => self.control_opens(host, epoch),
             Event::ControlReturns => self.control_returns(),
+            Event::AtServer { host, epoch, call } => self.at_server(host, epoch, *call),
+            Event::FromServer { host, epoch, word } => self.told_at(host, epoch, *word),
+            Event::ServerWake { at } => self.server_wakes(at),
+            Event::KeepAlive { stream } => self.keep_alive(stream),
+            Event::StreamDies { stream } => self.stream_dies(stream),
+            Event::SessionBroken { host, epoch } => self.session_broken(host, epoch),
+            Event::PolicyAgain => self.enforce_policy(),
+            Event::RelayForgets { host, region, epoch } => self.relay_forgets(host, region, epoch),
             Event::Refused { host, epoch } => self.refused(host, epoch),
             Event::Talk { talk } => self.talk(talk),
             Event::Fault { fault } => self.fault(fault),
@@ -350,6 +415,9 @@ impl World {
             return;
         }
         h.engine.on_deadline(now);
+        if let Some(node) = &mut h.node {
+            node.on_deadline(now);
+        }
         self.pump(host);
     }
 
@@ -357,7 +425,9 @@ impl World {
     pub(crate) fn arm(&mut self, host: usize) {
         let defect = self.defect;
         let Some(h) = self.hosts.get_mut(host).filter(|h| h.is_awake) else { return };
-        let mut next = h.engine.next_deadline().map(|(at, _)| at.max(self.now));
+        let node = h.node.as_ref().and_then(|node| node.next_deadline());
+        let engine = h.engine.next_deadline().map(|(at, _)| at);
+        let mut next = [node, engine].into_iter().flatten().min().map(|at| at.max(self.now));
         if defect == Some(Defect::WakesAlways) && host == 0 {
             next = Some(self.now);
         }

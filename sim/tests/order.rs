@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use sw_sim::{BoxSpec, Defect, Fault, Scenario, Violation, World, check, check_with, run_scenario};
+use sw_sim::{BoxSpec, Cores, Defect, Fault, Scenario, Violation, World, check, check_with, run_scenario};
 
 /// Seeds in which something once was broken.
 const FOUND: [u64; 19] =
@@ -34,14 +34,16 @@ fn equal_seeds_give_equal_traces() {
     assert_eq!(first, second);
     let other = Scenario { seed: 8, ..scenario };
     assert_ne!(run_scenario(&other, None).1, first);
-    let crowd = Scenario::crowd(30, Duration::from_secs(300), 1);
+    let paths = Scenario::crowd(30, Duration::from_secs(300), 1);
+    let real = Scenario { cores: Cores::Real, ..Scenario::crowd(15, Duration::from_secs(200), 1) };
     let hash = |scenario: &Scenario| {
         let mut world = World::new(scenario);
         world.run_until(scenario.rest_after);
         assert_eq!(world.violations(), []);
         world.trace().hash()
     };
-    assert_eq!(hash(&crowd), hash(&crowd));
+    assert_eq!(hash(&paths), hash(&paths));
+    assert_eq!(hash(&real), hash(&real));
 }
 
 /// Finds a seed whose world shows the defect, and returns what was noticed.
@@ -59,7 +61,10 @@ fn noticed(defect: Defect) -> (Violation, usize) {
 #[test]
 fn every_invariant_notices_a_planted_defect_and_makes_it_short() {
     type Expected = fn(&Violation) -> bool;
-    let cases: [(Defect, Expected); 8] = [
+    let cases: [(Defect, Expected); 11] = [
+        (Defect::CutsMessages, |v| matches!(v, Violation::Unreadable { .. })),
+        (Defect::LosesRecord, |v| matches!(v, Violation::StoreContradictsItself)),
+        (Defect::HoardsConnections, |v| matches!(v, Violation::Swollen { .. })),
         (Defect::WakesAlways, |v| matches!(v, Violation::WakeStorm { .. })),
         (Defect::KeepsRevoked, |v| {
             matches!(v, Violation::ForbiddenTalk { .. } | Violation::WrongNetmap { .. })

@@ -25,8 +25,15 @@ const PONG_LEN: usize = 110;
 impl World {
     /// Performs all that a machine's engine wants done, then arms its timer.
     pub(crate) fn pump(&mut self, host: usize) {
-        while let Some(output) = self.hosts.get_mut(host).and_then(|h| h.engine.poll_output()) {
-            self.perform(host, output);
+        loop {
+            if let Some(output) = self.hosts.get_mut(host).and_then(|h| h.engine.poll_output()) {
+                self.perform(host, output);
+            } else if let Some(output) = self.hosts.get_mut(host).and_then(|h| h.node.as_mut()?.poll_output())
+            {
+                self.perform_node(host, output);
+            } else {
+                break;
+            }
         }
         self.arm(host);
     }
@@ -40,6 +47,7 @@ impl World {
                 if let Some(h) = self.hosts.get_mut(host) {
                     h.endpoints = endpoints.iter().map(|e| e.addr).collect();
                 }
+                self.tell_endpoints(host, &endpoints);
                 self.report_to_control(host);
             }
             Output::HomeRegion(region) => {
@@ -62,11 +70,9 @@ impl World {
             }
             Output::WantPortMapping(wanted) => self.map_port(host, wanted),
             Output::Rebind => self.rebind(host),
+            Output::NetInfo(info) => self.tell_net_info(host, &info),
             // Names are not used here; reports are read from the engine.
-            Output::Resolve(_)
-            | Output::NetInfo(_)
-            | Output::NetcheckReport(_)
-            | Output::PingResult { .. } => {}
+            Output::Resolve(_) | Output::NetcheckReport(_) | Output::PingResult { .. } => {}
         }
     }
 

@@ -26,6 +26,10 @@ impl World {
                 if let Some(h) = self.hosts.get_mut(host) {
                     h.wall_offset_s += secs;
                 }
+                let now = self.now_at(host);
+                if let Some(node) = self.hosts.get_mut(host).and_then(|h| h.node.as_mut()) {
+                    node.on_deadline(now);
+                }
                 self.with_engine(host, |engine, now| engine.on_deadline(now));
             }
             Fault::Restart { host } => self.restart(host),
@@ -36,7 +40,10 @@ impl World {
                 }
             }
             Fault::ControlRestart { secs } => self.control_restarts(Duration::from_secs(secs)),
-            Fault::CommitFails { host, times } => self.control.refuse(host, times),
+            Fault::CommitFails { host, times } => match &mut self.server {
+                Some(server) => server.refuse(times),
+                None => self.control.refuse(host, times),
+            },
             Fault::Lies { host } => {
                 if let Some(h) = self.hosts.get_mut(host)
                     && !std::mem::replace(&mut h.lies, true)
@@ -54,13 +61,20 @@ impl World {
                 }
             }
             Fault::Revoke { a, b } => {
-                self.control.set_permitted(a, b, false);
-                self.flush_soon();
+                self.set_permitted(a, b, false);
             }
             Fault::Permit { a, b } => {
-                self.control.set_permitted(a, b, true);
-                self.flush_soon();
+                self.set_permitted(a, b, true);
             }
+        }
+    }
+
+    fn set_permitted(&mut self, a: usize, b: usize, permitted: bool) {
+        self.control.set_permitted(a, b, permitted);
+        if self.server.is_some() {
+            self.enforce_policy();
+        } else {
+            self.flush_soon();
         }
     }
 
@@ -120,6 +134,7 @@ impl World {
             return;
         }
         self.drop_streams(host);
+        self.stop_session(host);
         let config = self.path_config();
         if let Some(h) = self.hosts.get_mut(host) {
             h.restart(config, &mut self.rng);
@@ -135,8 +150,7 @@ impl World {
         let Some(relay) = self.relays.get_mut(region) else { return };
         relay.is_alive = false;
         let id = relay.region;
-        let clients = std::mem::take(&mut relay.clients);
-        for (host, epoch) in clients.into_values() {
+        for (host, epoch) in relay.forget_all() {
             let Some(h) = self.hosts.get_mut(host) else { continue };
             if h.relays.get(&id).is_some_and(|c| c.epoch == epoch) {
                 h.relays.remove(&id);
@@ -149,6 +163,9 @@ impl World {
 
     fn control_restarts(&mut self, lasts: Duration) {
         self.control_is_up = false;
+        if self.server.is_some() {
+            self.restart_server();
+        }
         for host in 0..self.hosts.len() {
             self.control.disconnect(host);
             if let Some(h) = self.hosts.get_mut(host) {
@@ -158,7 +175,11 @@ impl World {
             if self.hosts.get(host).is_some_and(|h| h.is_awake) {
                 let wait = self.rng.duration(RESET, RESET * 20);
                 let epoch = self.hosts.get(host).map_or(0, |h| h.control_epoch);
-                self.queue.push(self.now + wait, Event::ControlOpens { host, epoch });
+                let event = match self.server {
+                    Some(_) => Event::SessionBroken { host, epoch },
+                    None => Event::ControlOpens { host, epoch },
+                };
+                self.queue.push(self.now + wait, event);
             }
         }
         self.queue.push(self.now + lasts, Event::ControlReturns);

@@ -17,6 +17,8 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 /// Control gathers changes for this long before it tells them, and longer with many machines, as `sw-tailnet` does.
 const MERGE_MIN: Duration = Duration::from_millis(20);
 const MERGE_PER_STREAM: Duration = Duration::from_micros(50);
+/// A relay notices a broken connection within this.
+const RELAY_FORGETS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(40));
 /// One way to the control server beyond the machine's own link.
 const CONTROL_WAY: Duration = Duration::from_millis(20);
 /// A change that could not be stored is told again after this long.
@@ -68,7 +70,7 @@ impl World {
         conn.is_up = true;
         let waiting = std::mem::take(&mut conn.waiting);
         if let Some(relay) = self.relays.get_mut(index) {
-            relay.clients.insert(key, (host, epoch));
+            relay.on_connect(key, host, epoch);
         }
         self.relay_state(host, region, RelayState::Connected);
         for (to, bytes) in waiting {
@@ -109,11 +111,8 @@ impl World {
         bytes: Vec<u8>,
     ) {
         let Some(from) = self.hosts.get(host).map(|h| h.key) else { return };
-        let Some(relay) = self.relays.iter().find(|r| r.region == region && r.is_alive) else { return };
-        if relay.clients.get(&from).is_none_or(|(_, e)| *e != epoch) {
-            return;
-        }
-        let Some(&(receiver, epoch)) = relay.clients.get(&to) else { return };
+        let Some(relay) = self.relays.iter_mut().find(|r| r.region == region && r.is_alive) else { return };
+        let Some((receiver, epoch)) = relay.route(host, epoch, to) else { return };
         let at = self.now + self.relay_delay(receiver, region);
         let at = self.in_order(receiver, region, false, at);
         self.queue.push(at, Event::FromRelay { host: receiver, region, epoch, from, bytes });
@@ -141,6 +140,13 @@ impl World {
         self.pump(host);
     }
 
+    /// A relay notices that a connection is broken.
+    pub(super) fn relay_forgets(&mut self, host: usize, region: RegionId, epoch: u64) {
+        if let Some(relay) = self.relays.iter_mut().find(|r| r.region == region) {
+            relay.on_disconnect(host, epoch);
+        }
+    }
+
     /// Keeps the frames of one connection in order although delays vary.
     fn in_order(&mut self, host: usize, region: RegionId, up: bool, at: Instant) -> Instant {
         let Some(relay) = self.relays.iter_mut().find(|r| r.region == region) else { return at };
@@ -152,16 +158,16 @@ impl World {
     /// All connections of a machine break.
     pub(crate) fn drop_streams(&mut self, host: usize) {
         let Some(h) = self.hosts.get_mut(host) else { return };
-        let key = h.key;
-        h.relays.clear();
+        let lost = std::mem::take(&mut h.relays);
+        let session = h.control_epoch;
         h.control_epoch += 1;
         h.control_up = false;
-        for relay in &mut self.relays {
-            if relay.clients.get(&key).is_some_and(|(n, _)| *n == host) {
-                relay.clients.remove(&key);
-            }
+        for (region, Conn { epoch, .. }) in lost {
+            let wait = self.rng.duration(RELAY_FORGETS.0, RELAY_FORGETS.1);
+            self.queue.push(self.now + wait, Event::RelayForgets { host, region, epoch });
         }
         self.control.disconnect(host);
+        self.abandon_streams(host, session);
     }
 
     /// Dials the home relay and control again after a change of network.
@@ -169,10 +175,14 @@ impl World {
         if let Some(home) = self.hosts.get(host).and_then(|h| h.home) {
             self.connect_relay(host, home);
         }
-        self.connect_control(host);
+        if self.server.is_some() {
+            self.resume_session(host);
+        } else {
+            self.connect_control(host);
+        }
     }
 
-    fn control_delay(&mut self, host: usize) -> Duration {
+    pub(super) fn control_delay(&mut self, host: usize) -> Duration {
         let Some(station) = self.hosts.get(host).map(|h| h.station) else { return CONTROL_WAY };
         self.net.station(station).up.stream_delay(&mut self.rng) + CONTROL_WAY
     }
@@ -203,7 +213,7 @@ impl World {
 
     /// Tells control what changed on a machine.
     pub(crate) fn report_to_control(&mut self, host: usize) {
-        if !self.hosts.get(host).is_some_and(|h| h.control_up) {
+        if self.server.is_some() || !self.hosts.get(host).is_some_and(|h| h.control_up) {
             return;
         }
         let delay = self.control_delay(host);
@@ -279,7 +289,7 @@ impl World {
     }
 
     /// A machine hears of a peer, or something new of it.
-    fn peer_at(&mut self, host: usize, peer: usize, info: Arc<PeerInfo>) {
+    pub(super) fn peer_at(&mut self, host: usize, peer: usize, info: Arc<PeerInfo>) {
         let now = self.now_at(host);
         if !self.acked.is_empty() {
             self.acked.remove(&(host, peer));
@@ -290,7 +300,7 @@ impl World {
     }
 
     /// A machine hears that it may not talk with a peer any more.
-    fn peer_gone_at(&mut self, host: usize, peer: usize) {
+    pub(super) fn peer_gone_at(&mut self, host: usize, peer: usize) {
         self.acked.insert((host, peer), self.now);
         let keeps = self.defect == Some(Defect::KeepsRevoked);
         let Some(key) = self.hosts.get(peer).map(|h| h.key) else { return };

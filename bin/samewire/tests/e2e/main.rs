@@ -6,6 +6,7 @@
 
 mod cleanup;
 mod journey;
+mod killed;
 mod mixed;
 mod paths;
 mod portmap;
