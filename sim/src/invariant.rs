@@ -77,6 +77,8 @@ const QUIET: Duration = Duration::from_secs(700);
 /// Wakes of an idle machine in a minute: under five a second with ten peers
 /// is asked for; with nothing to keep alive there is hardly any.
 const WAKES_PER_MINUTE: u64 = 30;
+/// Half seconds in which what is on its way to a machine must arrive.
+const ON_ITS_WAY: usize = 6;
 /// Candidates and waiting pings of one peer.
 const CANDIDATES_MAX: usize = 200;
 const PINGS_MAX: usize = 256;
@@ -149,44 +151,47 @@ impl World {
         }
     }
 
+    /// What a machine holds is what it should be told. What is on its way at the moment may arrive first.
     fn check_netmaps(&mut self) {
-        if self.server.is_some() {
-            self.check_real_netmaps();
-            return;
-        }
-        for host in 0..self.hosts.len() {
-            let Some(h) = self.hosts.get(host).filter(|h| h.is_awake && h.control_up) else { continue };
-            let folded: Vec<_> =
-                h.netmap.iter().enumerate().filter_map(|(n, p)| Some((n, p.clone()?))).collect();
-            let full = self.control.full_map(host);
-            if folded != full {
-                self.violate(Violation::WrongNetmap { host });
+        let mut wrong = self.wrong_netmaps();
+        for _ in 0..ON_ITS_WAY {
+            if wrong.is_empty() {
+                return;
             }
+            self.run_for(Duration::from_millis(500));
+            wrong = self.wrong_netmaps();
         }
+        self.violations.extend(wrong.into_iter().map(|host| Violation::WrongNetmap { host }));
     }
 
-    /// Every machine that hears the server holds what it would be told if it asked for everything, and knows exactly
-    /// the peers that it may talk with.
-    fn check_real_netmaps(&mut self) {
+    fn wrong_netmaps(&mut self) -> Vec<usize> {
+        let is_real = self.server.is_some();
+        let is_right = |world: &mut Self, host: usize| {
+            if is_real { world.holds_the_whole(host) } else { world.holds_the_model(host) }
+        };
+        (0..self.hosts.len()).filter(|host| !is_right(self, *host)).collect()
+    }
+
+    fn holds_the_model(&self, host: usize) -> bool {
+        let Some(h) = self.hosts.get(host).filter(|h| h.is_awake && h.control_up) else { return true };
+        let folded: Vec<_> = h.netmap.iter().enumerate().filter_map(|(n, p)| Some((n, p.clone()?))).collect();
+        folded == self.control.full_map(host)
+    }
+
+    /// A machine that hears the server holds what it would be told if it asked for everything, and knows exactly the
+    /// peers that it may talk with.
+    fn holds_the_whole(&mut self, host: usize) -> bool {
         let now = self.server_now();
-        for host in 0..self.hosts.len() {
-            let Some(h) = self.hosts.get(host).filter(|h| h.is_awake) else { continue };
-            let Some(node) = h.node.as_ref().filter(|node| node.control().is_online()) else { continue };
-            let whole = self.server.as_mut().and_then(|server| server.whole(h.machine, h.key, now));
-            let fresh = whole.and_then(|message| Netmap::from_first(message, None, now.wall).ok());
-            let folded = node.netmap().map(essence);
-            let is_told_all = folded == fresh.map(|(netmap, _)| essence(&netmap));
-            let may_know = |peer: usize| {
-                let is_in = |p: &Host| self.server.as_ref().is_some_and(|s| s.has(&p.key));
-                peer != host
-                    && !self.control.is_forbidden(host, peer)
-                    && self.hosts.get(peer).is_some_and(is_in)
-            };
-            let knows_its_peers = (0..self.hosts.len()).all(|peer| h.knows(peer) == may_know(peer));
-            if !is_told_all || !knows_its_peers {
-                self.violate(Violation::WrongNetmap { host });
-            }
-        }
+        let Some(h) = self.hosts.get(host).filter(|h| h.is_awake) else { return true };
+        let Some(node) = h.node.as_ref().filter(|node| node.control().is_online()) else { return true };
+        let whole = self.server.as_mut().and_then(|server| server.whole(h.machine, h.key, now));
+        let fresh = whole.and_then(|message| Netmap::from_first(message, None, now.wall).ok());
+        let is_told_all = node.netmap().map(essence) == fresh.map(|(netmap, _)| essence(&netmap));
+        let may_know = |peer: usize| {
+            let is_in = |p: &Host| self.server.as_ref().is_some_and(|s| s.has(&p.key));
+            peer != host && !self.control.is_forbidden(host, peer) && self.hosts.get(peer).is_some_and(is_in)
+        };
+        is_told_all && (0..self.hosts.len()).all(|peer| h.knows(peer) == may_know(peer))
     }
 
     fn check_bounds(&mut self) {
