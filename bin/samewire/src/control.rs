@@ -54,9 +54,7 @@ pub(crate) fn run(args: ControlArgs) -> ExitCode {
 }
 
 fn serve(args: ServeArgs, common: Common) -> ExitCode {
-    let filter =
-        tracing_subscriber::EnvFilter::try_from_env("SAMEWIRE_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    crate::start_log();
     let runtime =
         match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("sw-control").build() {
             Ok(runtime) => runtime,

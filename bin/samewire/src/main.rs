@@ -84,6 +84,16 @@ fn main() -> ExitCode {
         Command::Lab(args) => sw_lab::run(args),
         Command::Policy(args) => sw_cli::policy::run(args),
         Command::Wireguard { ifname } => sw_dataplane::wireguard::run(&ifname),
-        Command::Relay(args) => sw_relay::run(args),
+        Command::Relay(args) => {
+            start_log();
+            sw_relay::run(args)
+        }
     }
+}
+
+/// The log of a server, on standard error; `SAMEWIRE_LOG` says how much.
+pub(crate) fn start_log() {
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_env("SAMEWIRE_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 }
