@@ -44,6 +44,7 @@ mod names;
 mod policy;
 mod record;
 mod register;
+mod relays;
 mod requests;
 mod routes;
 mod rules;
@@ -64,11 +65,10 @@ pub use record::{
     PolicyVersion, ProviderIdentity, Role, SecretHash, Session, SessionKind, Settings, TAGGED_DEVICES, User,
 };
 pub use register::Registered;
+pub use relays::RelayChange;
 pub use requests::{Ended, MapRefused, MapReply};
 pub use routes::is_exit;
-pub use rules::{
-    AllowAll, Class, Compiled, Engine, NodeFacts, PolicyError, RelayChange, Rules, SshCheck, World,
-};
+pub use rules::{AllowAll, Class, Compiled, Engine, NodeFacts, PolicyError, Rules, SshCheck, World};
 pub use state::{Inconsistent, State};
 pub use streams::{EndReason, StreamId};
 pub use tailnet::{Config, Output, Stats, Tailnet, Ticket, Wake};

@@ -13,7 +13,8 @@ use sw_tailcfg::{
 use sw_types::{NodeId, UserId};
 
 use crate::record::{Role, User};
-use crate::rules::{Class, Compiled, Engine, NodeFacts, PolicyError, RelayChange, Rules, SshCheck, World};
+use crate::relays::RelayChange;
+use crate::rules::{Class, Compiled, Engine, NodeFacts, PolicyError, Rules, SshCheck, World};
 
 /// Policies as Tailscale writes them, compiled by `sw-policy`.
 #[derive(Debug, Clone)]

@@ -15,10 +15,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
-use sw_tailcfg::{CapMap, DerpMap, DerpRegion, FilterRule, SshPolicy};
-use sw_types::{NodeId, RegionId, UserId};
+use sw_tailcfg::{CapMap, FilterRule, SshPolicy};
+use sw_types::{NodeId, UserId};
 
 use crate::record::User;
+use crate::relays::RelayChange;
 
 /// What a policy can know of one machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,34 +120,6 @@ pub trait Rules: Debug + Send + Sync {
     /// What the policy changes in the relay map (policy.md §5.11).
     fn relays(&self) -> Option<&RelayChange> {
         None
-    }
-}
-
-/// A policy's own relays.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct RelayChange {
-    /// The server's own map is left out.
-    pub omits_default: bool,
-    /// Regions that are added or replaced, or with `None` taken out.
-    pub regions: BTreeMap<RegionId, Option<DerpRegion>>,
-}
-
-impl RelayChange {
-    /// Applies the change to the server's own map.
-    pub(crate) fn apply(&self, own: &DerpMap) -> DerpMap {
-        let mut map = own.clone();
-        let mut regions = map.regions.take().unwrap_or_default();
-        if self.omits_default {
-            regions.clear();
-        }
-        for (id, region) in &self.regions {
-            match region {
-                Some(region) => regions.insert(*id, region.clone()),
-                None => regions.remove(id),
-            };
-        }
-        map.regions = Some(regions);
-        map
     }
 }
 

@@ -108,7 +108,7 @@ pub struct Tailnet {
     pub(crate) streams: Streams,
     pub(crate) logins: Logins,
     /// The server's own relay map, and the same with what the policy changes in it.
-    own_derp_map: DerpMap,
+    pub(crate) own_derp_map: DerpMap,
     pub(crate) derp_map: DerpMap,
     pub(crate) stamp: Stamp,
     /// Machines by the stamp of their last change that peers see.
@@ -333,25 +333,6 @@ impl Tailnet {
         let all: Vec<NodeId> = self.live.keys().copied().collect();
         for id in all {
             self.touch(id, &[Aspect::Own]);
-        }
-    }
-
-    /// Puts a new relay map in force.
-    pub fn on_derp_map(&mut self, map: DerpMap) {
-        self.own_derp_map = map;
-        self.refresh_relays();
-    }
-
-    /// Puts the server's own relay map, changed by the policy, in force.
-    fn refresh_relays(&mut self) {
-        let map = match self.rules.relays() {
-            Some(change) => change.apply(&self.own_derp_map),
-            None => self.own_derp_map.clone(),
-        };
-        if map != self.derp_map {
-            self.derp_map = map;
-            self.stamp += 1;
-            self.streams.derp_changed(self.stamp);
         }
     }
 
