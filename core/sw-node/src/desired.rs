@@ -33,7 +33,18 @@ pub struct MachineConfig {
     pub addresses: BTreeSet<IpNet>,
     pub routes: BTreeSet<IpNet>,
     pub throw_routes: BTreeSet<IpNet>,
+    /// Set on a machine that offers routes to others.
+    pub forwarding: Option<Forwarding>,
     pub dns: MachineDns,
+}
+
+/// How a subnet router or exit node passes packets of the network on (node-services.md §10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarding {
+    /// They leave with this machine's own address, so that the machines behind need no route back.
+    Masqueraded,
+    /// They keep the address of the sender (`--snat-subnet-routes=false`).
+    Unchanged,
 }
 
 /// What the machine's own resolver settings shall say. Names without a final dot.
@@ -80,6 +91,8 @@ pub struct FilterConfig {
     pub local_nets: Vec<IpNet>,
     /// Answers only.
     pub shields_up: bool,
+    /// Addresses of the peers with each node capability that a rule names as its source (`cap:NAME`).
+    pub holders: BTreeMap<String, Vec<IpNet>>,
 }
 
 /// The exit node that the preferences name, if it is in the network.
@@ -149,11 +162,30 @@ pub fn peer_config(netmap: &Netmap, node: &Node, prefs: &Prefs, now: UnixTime) -
 /// The packet filter.
 pub fn filter_config(netmap: &Netmap, prefs: &Prefs) -> FilterConfig {
     let routes = prefs.advertise_routes.as_deref().unwrap_or_default();
+    let rules = netmap.filter_rules();
     FilterConfig {
-        rules: netmap.filter_rules(),
+        holders: holders(netmap, &rules),
+        rules,
         local_nets: netmap.self_node.addresses.iter().chain(routes).copied().collect(),
         shields_up: prefs.shields_up,
     }
+}
+
+fn forwarding(prefs: &Prefs) -> Option<Forwarding> {
+    let has_routes = prefs.advertise_routes.as_ref().is_some_and(|routes| !routes.is_empty());
+    let forwarding = if prefs.no_snat { Forwarding::Unchanged } else { Forwarding::Masqueraded };
+    has_routes.then_some(forwarding)
+}
+
+/// Who holds the capabilities that rules name; most networks have no such rule.
+fn holders(netmap: &Netmap, rules: &[FilterRule]) -> BTreeMap<String, Vec<IpNet>> {
+    let named = rules.iter().flat_map(|rule| &rule.src_ips).filter_map(|source| source.strip_prefix("cap:"));
+    named
+        .map(|name| {
+            let peers = netmap.peers().filter(|peer| peer.cap_map.contains_key(name));
+            (name.to_owned(), peers.flat_map(|peer| peer.addresses.iter().copied()).collect())
+        })
+        .collect()
 }
 
 /// Addresses, routes and name resolution. `lan` are the prefixes of the machine's other interfaces.
@@ -166,6 +198,7 @@ pub fn machine_config(
 ) -> MachineConfig {
     let mut config = MachineConfig {
         addresses: netmap.self_node.addresses.iter().copied().collect(),
+        forwarding: forwarding(prefs),
         ..MachineConfig::default()
     };
     for node in netmap.peers() {

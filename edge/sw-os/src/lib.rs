@@ -13,6 +13,7 @@
 pub mod clock;
 pub mod dns;
 pub mod files;
+mod firewall;
 pub mod host;
 pub mod link;
 pub mod monitor;
@@ -23,6 +24,7 @@ pub mod service;
 pub mod tun;
 
 pub use dns::DnsConfig;
+pub use firewall::{FirewallConfig, FirewallError, forwards_packets};
 pub use link::Interfaces;
 pub use reconciler::{Applied, Desired, Reconciler};
 pub use router::RouterConfig;

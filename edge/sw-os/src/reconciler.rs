@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::dns::{Dns, DnsConfig, DnsMode};
+use crate::firewall::{Firewall, FirewallConfig};
 use crate::router::{Router, RouterConfig};
 
 /// Everything the node wants of the machine.
@@ -22,6 +23,8 @@ use crate::router::{Router, RouterConfig};
 pub struct Desired {
     /// `None`: no routes, rules and addresses of ours.
     pub router: Option<RouterConfig>,
+    /// `None`: no rules of ours.
+    pub firewall: Option<FirewallConfig>,
     pub dns: DnsConfig,
 }
 
@@ -31,6 +34,7 @@ pub struct Applied {
     /// How many desired states have been handled, so that a waiter can tell its own.
     pub generation: u64,
     pub router_error: Option<String>,
+    pub firewall_error: Option<String>,
     pub dns_error: Option<String>,
 }
 
@@ -71,7 +75,9 @@ impl Reconciler {
     pub fn start(interface: &str, journal: PathBuf) -> io::Result<Self> {
         let mut dns = Dns::detect(interface);
         let mut router = Router::open()?;
-        if let Some(left) = read_journal(&journal) {
+        let left = read_journal(&journal);
+        let mut firewall = Firewall::new(left.is_some());
+        if let Some(left) = left {
             info!(interface = left.interface, "undoing what the last process left behind");
             undo(&mut router, &mut Dns::detect(&left.interface), &journal);
         }
@@ -84,10 +90,14 @@ impl Reconciler {
             thread::Builder::new().name("sw-os".to_owned()).spawn(move || {
                 while let Some((generation, desired)) = shared.next() {
                     let entry = Journal { interface: interface.clone(), dns: dns.mode() };
-                    let result = apply(&mut router, &mut dns, &desired, &journal, &entry);
+                    let system = System { router: &mut router, firewall: &mut firewall, dns: &mut dns };
+                    let result = apply(system, &desired, &journal, &entry);
                     report.send_replace(Applied { generation, ..result });
                 }
                 undo(&mut router, &mut dns, &journal);
+                if let Err(error) = firewall.apply(None) {
+                    warn!(%error, "forwarding rules could not be removed; the next start tries again");
+                }
             })?
         };
         Ok(Self { shared, applied, dns_mode, can_split_dns, thread: Some(thread) })
@@ -167,7 +177,15 @@ impl Shared {
     }
 }
 
-fn apply(router: &mut Router, dns: &mut Dns, desired: &Desired, journal: &Path, entry: &Journal) -> Applied {
+/// The parts of the machine that are changed.
+struct System<'a> {
+    router: &'a mut Router,
+    firewall: &'a mut Firewall,
+    dns: &'a mut Dns,
+}
+
+fn apply(system: System<'_>, desired: &Desired, journal: &Path, entry: &Journal) -> Applied {
+    let System { router, firewall, dns } = system;
     let mut applied = Applied::default();
     let changes_something = desired.router.is_some() || !desired.dns.is_empty();
     if changes_something && let Err(error) = write_journal(journal, entry) {
@@ -181,11 +199,16 @@ fn apply(router: &mut Router, dns: &mut Dns, desired: &Desired, journal: &Path, 
         warn!(%error, "routes");
         applied.router_error = Some(error_text(&error));
     }
+    if let Err(error) = firewall.apply(desired.firewall.as_ref()) {
+        warn!(%error, "forwarding rules");
+        applied.firewall_error = Some(error_text(&error));
+    }
     if let Err(error) = dns.apply(&desired.dns) {
         warn!(%error, "name resolution");
         applied.dns_error = Some(error_text(&error));
     }
-    let is_clean = applied.router_error.is_none() && applied.dns_error.is_none();
+    let is_clean =
+        applied.router_error.is_none() && applied.firewall_error.is_none() && applied.dns_error.is_none();
     if desired.router.is_none() && desired.dns.is_empty() && is_clean {
         let _maybe_absent = fs::remove_file(journal);
     }

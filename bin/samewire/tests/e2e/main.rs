@@ -10,5 +10,6 @@ mod killed;
 mod mixed;
 mod paths;
 mod portmap;
+mod routes;
 mod scene;
 mod userspace;

@@ -1,5 +1,6 @@
 //! What data plane and relays report.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -16,6 +17,15 @@ use crate::random;
 
 /// How a STUN binding request begins; everything else of STUN is an answer to us.
 const STUN_REQUEST: [u8; 2] = [0, 1];
+
+/// The peers that hold a capability, as the netmap tells.
+struct Holders<'a>(&'a BTreeMap<String, Vec<IpNet>>);
+
+impl sw_filter::Holders for Holders<'_> {
+    fn holders(&self, capability: &str) -> Vec<IpNet> {
+        self.0.get(capability).cloned().unwrap_or_default()
+    }
+}
 
 impl Core {
     pub(super) fn on_device_event(&mut self, event: Event) {
@@ -117,8 +127,7 @@ impl Core {
             own: &own,
             served: &served,
             lan_flows: sw_filter::LanFlows::Allowed,
-            // Rules for holders of a capability let in nobody until the netmap's capabilities are handed on.
-            holders: &sw_filter::NoHolders,
+            holders: &Holders(&filter.holders),
         };
         let open = if filter.shields_up {
             closed()

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sw_dataplane::{PeerConfig as DevicePeer, Roaming, SocketNumber, Way};
-use sw_node::desired::{MachineConfig, PeerConfig};
+use sw_node::desired::{Forwarding, MachineConfig, PeerConfig};
 use sw_node::node::Event;
 use sw_node::resolve::Resolver;
 use sw_node::{ControlOutput, Output};
-use sw_os::{Desired, DnsConfig, RouterConfig};
+use sw_os::{Desired, DnsConfig, FirewallConfig, RouterConfig};
 use sw_path::{EndpointType, Output as PathOutput, PathEngine, PeerInfo, Route, SocketId};
 use sw_tailcfg::EndpointType as WireEndpointType;
 use sw_types::local::{NetworkProfile, Notify};
@@ -185,6 +185,10 @@ impl Core {
                     addresses: machine.addresses,
                     routes: machine.routes,
                     throw_routes: machine.throw_routes,
+                }),
+                firewall: machine.forwarding.map(|forwarding| FirewallConfig {
+                    interface: name.clone(),
+                    masquerade: forwarding == Forwarding::Masqueraded,
                 }),
                 dns: DnsConfig {
                     nameservers: machine.dns.nameservers,

@@ -107,6 +107,10 @@ impl Core {
         if let Some(error) = &self.applied.router_error {
             health.push(format!("The routes could not be set: {error}"));
         }
+        if let Some(error) = &self.applied.firewall_error {
+            health.push(format!("The routes that this machine offers do not work: {error}"));
+        }
+        health.extend(self.forwarding_problem());
         if let Some(error) = &self.applied.dns_error {
             health.push(format!("The names of the network do not resolve on this machine: {error}"));
         }
@@ -132,6 +136,27 @@ impl Core {
             netmap.display_messages.values().map(|message| format!("{}: {}", message.title, message.text)),
         );
         health
+    }
+
+    /// What the kernel lacks for the routes that this machine offers; a sentence with the way out.
+    pub(crate) fn forwarding_problem(&self) -> Option<String> {
+        let routes = self.node.prefs().advertise_routes.as_deref().filter(|routes| !routes.is_empty())?;
+        if self.reconciler.is_none() {
+            return None;
+        }
+        let [v4, v6] = sw_os::forwards_packets();
+        let lacks = |is_v4: bool, forwards: Option<bool>| {
+            routes.iter().any(|net| net.addr().is_ipv4() == is_v4) && forwards == Some(false)
+        };
+        let setting = match (lacks(true, v4), lacks(false, v6)) {
+            (false, false) => return None,
+            (true, false) => "net.ipv4.ip_forward=1",
+            (false, true) => "net.ipv6.conf.all.forwarding=1",
+            (true, true) => "net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1",
+        };
+        Some(format!(
+            "This machine offers routes, but its kernel passes no packets on. To change it: sudo sysctl -w {setting}"
+        ))
     }
 
     pub(crate) fn prefs_shown(&self) -> Prefs {

@@ -176,7 +176,11 @@ async fn run(
         }
         (&Method::GET, "serve-config") => json_response(&Value::Null),
         (&Method::GET, "file-targets") => json_response(&json!([])),
-        (_, "check-ip-forwarding" | "check-udp-gro-forwarding" | "set-udp-gro-forwarding") => {
+        (_, "check-ip-forwarding") => {
+            let warning = core.call(|core| core.forwarding_problem()).await?;
+            json_response(&json!({ "Warning": warning.unwrap_or_default() }))
+        }
+        (_, "check-udp-gro-forwarding" | "set-udp-gro-forwarding") => {
             json_response(&json!({ "Warning": "" }))
         }
         (_, "check-so-mark-in-use") => json_response(&json!({ "UseSOMark": true })),

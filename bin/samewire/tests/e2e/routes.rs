@@ -1,0 +1,80 @@
+//! Machines that pass packets on: to the network behind them, and to the Internet.
+
+use std::net::IpAddr;
+
+use sw_lab::{Interrupt, MachineSpec, Nat, SiteSpec, Software};
+
+use crate::scene::{SAMEWIRE, SOON, Scene, missing, scene};
+
+fn run(scene: &mut Scene, machine: &str, words: &[&str]) {
+    let machine = scene.world.machine(machine).expect("a machine");
+    let output = machine.command_line(words, SOON, &Interrupt::default()).expect("samewire");
+    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Lets the kernel of a machine pass packets on, as its owner has to.
+fn let_forward(scene: &mut Scene, machine: &str) {
+    let machine = scene.world.machine(machine).expect("a machine");
+    let words = ["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"];
+    let output = machine.exec(&words, SOON, &Interrupt::default()).expect("sh");
+    assert!(output.status.success());
+}
+
+fn has_rules(scene: &mut Scene, machine: &str) -> bool {
+    let machine = scene.world.machine(machine).expect("a machine");
+    let words = ["nft", "list", "table", "inet", "samewire"];
+    machine.exec(&words, SOON, &Interrupt::default()).expect("nft").status.success()
+}
+
+fn health(scene: &mut Scene, machine: &str) -> String {
+    let machine = scene.world.machine(machine).expect("a machine");
+    let output = machine.command_line(&["status", "--json"], SOON, &Interrupt::default()).expect("samewire");
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    status["Health"].to_string()
+}
+
+#[test]
+fn a_router_leads_to_its_network_and_to_the_internet_and_cleans_up() {
+    if missing("routes", &[SAMEWIRE], SAMEWIRE) {
+        return;
+    }
+    let sites = vec![SiteSpec::new("home", Nat::Easy), SiteSpec::new("office", Nat::Easy)];
+    let machines = vec![
+        MachineSpec::new("alder", "home", SAMEWIRE),
+        MachineSpec::new("birch", "office", SAMEWIRE),
+        MachineSpec::new("printer", "office", Software::None),
+        MachineSpec::new("web", "internet", Software::None),
+    ];
+    let mut scene = scene("routes", SAMEWIRE, sites, machines);
+    scene.join("alder");
+    scene.join("birch");
+    let address = |scene: &mut Scene, machine: &str| -> IpAddr {
+        let places = scene.world.machine(machine).expect("a machine").places();
+        *places[0].1.iter().find(|ip| ip.is_ipv4()).expect("an address")
+    };
+    let (printer, web) = (address(&mut scene, "printer"), address(&mut scene, "web"));
+
+    let route = format!("{printer}/32");
+    run(&mut scene, "birch", &["set", "--advertise-routes", &route, "--advertise-exit-node"]);
+    let server = scene.world.server().expect("a server");
+    let nodes: serde_json::Value =
+        serde_json::from_str(&server.control(&["nodes", "list", "--json"]).expect("a list")).expect("JSON");
+    let nodes = nodes.as_array().or_else(|| nodes["nodes"].as_array()).expect("nodes");
+    let birch = nodes.iter().find(|node| node["givenName"] == "birch").expect("birch");
+    let id = birch["id"].as_str().map_or_else(|| birch["id"].to_string(), ToOwned::to_owned);
+    server.control(&["routes", "approve", &id]).expect("approved");
+    let complaint = health(&mut scene, "birch");
+    assert!(complaint.contains("sysctl -w net.ipv4.ip_forward=1"), "{complaint}");
+    let_forward(&mut scene, "birch");
+    assert!(!health(&mut scene, "birch").contains("ip_forward"));
+
+    run(&mut scene, "alder", &["set", "--accept-routes"]);
+    scene.ping("alder", &printer.to_string());
+    run(&mut scene, "alder", &["set", "--exit-node", "birch"]);
+    scene.ping("alder", &web.to_string());
+    let api = scene.world.machine("alder").expect("a machine").local_api();
+    assert!(api.status().is_some(), "the daemon lives");
+    assert!(has_rules(&mut scene, "birch"));
+    run(&mut scene, "birch", &["down"]);
+    assert!(!has_rules(&mut scene, "birch"), "down leaves no rule behind");
+}
