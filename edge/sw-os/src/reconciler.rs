@@ -79,7 +79,7 @@ impl Reconciler {
         let mut firewall = Firewall::new(left.is_some());
         if let Some(left) = left {
             info!(interface = left.interface, "undoing what the last process left behind");
-            undo(&mut router, &mut Dns::detect(&left.interface), &journal);
+            undo(&mut router, &mut Dns::detect(&left.interface), &left.interface, &journal);
         }
         let (dns_mode, can_split_dns) = (dns.mode(), dns.can_split());
         let shared = Arc::new(Shared::default());
@@ -94,7 +94,7 @@ impl Reconciler {
                     let result = apply(system, &desired, &journal, &entry);
                     report.send_replace(Applied { generation, ..result });
                 }
-                undo(&mut router, &mut dns, &journal);
+                undo(&mut router, &mut dns, &interface, &journal);
                 if let Err(error) = firewall.apply(None) {
                     warn!(%error, "forwarding rules could not be removed; the next start tries again");
                 }
@@ -193,7 +193,7 @@ fn apply(system: System<'_>, desired: &Desired, journal: &Path, entry: &Journal)
     }
     let routed = match &desired.router {
         Some(config) => router.apply(config),
-        None => router.remove_all(),
+        None => router.remove_all(&entry.interface),
     };
     if let Err(error) = routed {
         warn!(%error, "routes");
@@ -215,11 +215,11 @@ fn apply(system: System<'_>, desired: &Desired, journal: &Path, entry: &Journal)
     applied
 }
 
-fn undo(router: &mut Router, dns: &mut Dns, journal: &Path) {
+fn undo(router: &mut Router, dns: &mut Dns, interface: &str, journal: &Path) {
     if !journal.exists() {
         return;
     }
-    let routes = router.remove_all();
+    let routes = router.remove_all(interface);
     let names = dns.restore();
     match (routes, names) {
         (Ok(()), Ok(())) => {

@@ -126,11 +126,17 @@ impl Router {
         up.and(addresses).and(rules).and(routes)
     }
 
-    /// Removes every rule and every route of table 52. The addresses go with the interface.
-    pub fn remove_all(&mut self) -> Result<(), RouterError> {
+    /// Removes every rule, every route of table 52, and the addresses of `interface` if it is still there.
+    pub fn remove_all(&mut self, interface: &str) -> Result<(), RouterError> {
         let routes = self.apply_routes(&BTreeSet::new());
         let rules = self.remove_rules();
-        routes.and(rules)
+        let interfaces = Interfaces::read()
+            .map_err(|source| RouterError::Netlink { what: "reading the interfaces", source })?;
+        let addresses = match interfaces.by_name(interface) {
+            Some(interface) => self.apply_addresses(interface.index, &BTreeSet::new()),
+            None => Ok(()),
+        };
+        routes.and(rules).and(addresses)
     }
 
     fn set_link_up(&mut self, index: u32, mtu: u32) -> Result<(), RouterError> {

@@ -65,7 +65,8 @@ fn applied_state_is_read_back_and_removed_without_a_trace() {
         router.apply(&wanted).expect("root may");
         assert!(!ip("route show table 52").contains("100.64.0.2"));
 
-        router.remove_all().expect("root may");
+        router.remove_all("lo").expect("root may");
+        assert!(!ip("addr show dev lo").contains("100.64.0.1"));
         assert_eq!(ip("route show table 52"), "");
         assert_eq!(ip("-6 route show table 52"), "");
         assert_eq!(ip("rule"), rules_before);

@@ -77,4 +77,8 @@ fn a_router_leads_to_its_network_and_to_the_internet_and_cleans_up() {
     assert!(has_rules(&mut scene, "birch"));
     run(&mut scene, "birch", &["down"]);
     assert!(!has_rules(&mut scene, "birch"), "down leaves no rule behind");
+    let machine = scene.world.machine("birch").expect("a machine");
+    let output = machine.exec(&["ip", "-o", "-4", "addr"], SOON, &Interrupt::default()).expect("ip");
+    let addresses = String::from_utf8_lossy(&output.stdout);
+    assert!(!addresses.contains(" 100."), "nor an address: {addresses}");
 }
