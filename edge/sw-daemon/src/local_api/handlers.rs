@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use serde_json::{Value, json};
+use serde_json::json;
 use sw_types::local::{MaskedPrefs, Prefs, Problem, StartOptions};
 use sw_types::{NodeId, UserId};
 
@@ -174,7 +174,7 @@ async fn run(
             tracing::info!(marker, note = value("note"), "bug report");
             text(StatusCode::OK, marker)
         }
-        (&Method::GET, "serve-config") => json_response(&Value::Null),
+        (&Method::GET, "serve-config") => json_response(&json!({})),
         (&Method::GET, "file-targets") => json_response(&json!([])),
         (_, "check-ip-forwarding") => {
             let warning = core.call(|core| core.forwarding_problem()).await?;
