@@ -9,6 +9,8 @@ use samewire::first_run::reach;
 use samewire::serving::{Place, Serving};
 use sw_cli::admin::{AdminCommand, Common};
 use sw_control::{Bound, Roles, ServeArgs, Server};
+use sw_net::acme::{HttpProofs, Keeper};
+use sw_net::tls::CertStore;
 
 /// `samewire control VERB`.
 #[derive(Debug, Args)]
@@ -79,7 +81,7 @@ fn roles(server: &Server, bound: Bound, state: &std::path::Path, no_relay: bool)
     }
     let port = bound.listen.port();
     let is_tls = bound.url.starts_with("https://");
-    let place = Place {
+    let mut place = Place {
         tls_url: if is_tls { bound.url.clone() } else { format!("https://{}:{port}", hosts[0]) },
         login_server: bound.url,
         candidates: hosts.iter().map(|host| (host.clone(), port)).collect(),
@@ -90,11 +92,26 @@ fn roles(server: &Server, bound: Bound, state: &std::path::Path, no_relay: bool)
         has_node: false,
         given: bound.given,
     };
-    let serving = Serving::start(server, state, &place, no_relay).map_err(|error| format!("{error:#}"))?;
+    let told = |error: anyhow::Error| format!("{error:#}");
+    let (certificates, proofs) = (CertStore::new(), Arc::<HttpProofs>::default());
+    let keeper = match bound.acme {
+        Some(wish) => {
+            let key = samewire::serving::own_key_pem(state, &place.hosts).map_err(told)?;
+            let (store, proofs) = (Arc::clone(&certificates), Arc::clone(&proofs));
+            let keeper = Keeper::new(wish, state, Some(key), store, proofs);
+            place.given = keeper.kept().map_err(|error| error.to_string())?;
+            Some(keeper)
+        }
+        None => None,
+    };
+    let serving = Serving::start(server, state, &place, no_relay, &certificates).map_err(told)?;
     Ok(Roles {
         others: Some(serving.router()),
         derp_map: serving.derp_map.clone(),
-        tls: Some(std::sync::Arc::clone(&serving.tls)),
+        tls: Some(Arc::clone(&serving.tls)),
+        proofs,
+        keeper,
+        certified: Some(Box::new(serving.when_certified())),
     })
 }
 

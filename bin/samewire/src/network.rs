@@ -11,7 +11,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sw_control::{Server, ServerConfig};
 use sw_daemon::{DaemonConfig, Port, Problem, StunAnswer};
-use sw_net::front::{Front, FrontLimits};
+use sw_net::acme::{AcmeError, AcmeWish, Entrance, HttpProofs, Keeper, LETS_ENCRYPT};
+use sw_net::front::{Front, FrontLimits, Router};
+use sw_net::tls::{CertStore, Identity};
 use sw_os::Interfaces;
 use sw_types::problem::Slug;
 use sw_types::{HTTP_PORT, HTTPS_PORT};
@@ -24,6 +26,10 @@ const PLAN_FILE: &str = "network.json";
 const SERVED_FILE: &str = "served.json";
 /// How long the end of the process waits for answers under way.
 const GRACE: Duration = Duration::from_secs(2);
+/// How long the start waits for a certificate.
+const CERTIFICATE_LIMIT: Duration = Duration::from_secs(15);
+/// The certificate that tells the relay's key is good for 30 days (derp.md §3).
+const META_RENEWAL: Duration = Duration::from_secs(20 * 24 * 3600);
 /// How long the start waits for a router to map a port.
 const MAPPING_LIMIT: Duration = Duration::from_secs(4);
 
@@ -35,6 +41,10 @@ pub struct NetworkPlan {
     pub port: u16,
     /// The name by which the server is reached, if it has one.
     pub domain: Option<String>,
+    /// The authority to ask for a certificate, when it is not the usual one.
+    pub acme_directory: Option<String>,
+    /// Root certificate of that authority, PEM.
+    pub acme_ca: Option<PathBuf>,
 }
 
 /// What the serving process found out about itself.
@@ -125,9 +135,10 @@ pub fn facts(plan: &NetworkPlan) -> Facts {
 /// A network that is being served.
 pub struct Network {
     server: Server,
-    serving: Serving,
+    serving: Arc<Serving>,
     front: Front,
     mapper: Option<sw_net::portmap::PortMapper>,
+    upkeep: tokio::task::JoinHandle<()>,
 }
 
 impl std::fmt::Debug for Network {
@@ -152,21 +163,32 @@ impl Network {
         let mut facts = facts(plan);
         let mapper = map_port(&mut facts).await;
         let reach = Reach::decide(&facts);
-        let place = place(&reach, &facts, main, plain.is_some());
+        let (certificates, proofs) = (CertStore::new(), Arc::<HttpProofs>::default());
+        let entrance = Entrance::new(Arc::clone(&proofs));
+        let front = Front::new(Arc::clone(&entrance) as Arc<dyn Router>, FrontLimits::default());
+        let has_port_80 = plain.is_some();
+        front.listen(listener, Some(sw_net::tls::server_config(Arc::clone(&certificates))));
+        if let Some(plain) = plain {
+            front.listen(plain, None);
+        }
+        let mut place = place(&reach, &facts, main, has_port_80);
+        let keeper = keeper(plan, &reach, control, &place, &certificates, &proofs)?;
+        let (given, certificate) = first_certificate(keeper.as_ref(), &reach).await;
+        if given.is_some() {
+            place.login_server.clone_from(&place.tls_url);
+        }
+        let has_failed = given.is_none();
+        place.given = given;
         let engine = Arc::new(sw_tailnet::PolicyEngine::new(&place.login_server));
         let config = ServerConfig { url: place.login_server.clone(), state: control.to_owned(), engine };
         let server = Server::start(config).map_err(|error| stopped(&error))?;
-        let serving = Serving::start(&server, control, &place, false)
+        let serving = Serving::start(&server, control, &place, false, &certificates)
             .map_err(|error| Problem::other("the server cannot start.", format!("{error:#}"), ""))?;
         if let Some(map) = serving.derp_map.clone() {
             server.control().set_derp_map(map).await.map_err(|error| stopped(&error))?;
         }
-        let front = Front::new(server.router(Some(serving.router()), true), FrontLimits::default());
+        entrance.open(server.router(Some(serving.router()), true));
         server.set_front_stats(front.stats());
-        front.listen(listener, Some(Arc::clone(&serving.tls)));
-        if let Some(plain) = plain {
-            front.listen(plain, None);
-        }
         server.serve_socket().map_err(|error| stopped(&error))?;
         node.port = Port::Preferred(plan.port);
         node.local_server = Some(format!("http://127.0.0.1:{}", plan.port));
@@ -175,16 +197,20 @@ impl Network {
         let served = Served {
             reach,
             login_server: place.login_server,
-            certificate: serving.certificate.clone(),
+            certificate,
             port_443_holder: facts.port_443_holder,
         };
         write(&control.join(SERVED_FILE), &served).map_err(|error| stopped(&error))?;
         tracing::info!(url = %served.login_server, port = plan.port, "this machine serves its network");
-        Ok(Self { server, serving, front, mapper })
+        let control = server.control().clone();
+        let serving = Arc::new(serving);
+        let upkeep = tokio::spawn(upkeep(keeper, has_failed, control, Arc::clone(&serving), certificates));
+        Ok(Self { server, serving, front, mapper, upkeep })
     }
 
     /// Ends in good order: clients are told to come again.
     pub async fn stop(self) {
+        self.upkeep.abort();
         if let Some(mapper) = self.mapper {
             mapper.stop().await;
         }
@@ -192,6 +218,88 @@ impl Network {
         self.server.stop(GRACE).await;
         self.front.shutdown(Duration::from_millis(500)).await;
     }
+}
+
+/// Who keeps the certificate of this server, where an authority can reach it.
+fn keeper(
+    plan: &NetworkPlan,
+    reach: &Reach,
+    control: &Path,
+    place: &Place,
+    certificates: &Arc<CertStore>,
+    proofs: &Arc<HttpProofs>,
+) -> Result<Option<Keeper>, Problem> {
+    if !reach.is_from_outside() {
+        return Ok(None);
+    }
+    let host = reach.host_port().0.trim_matches(['[', ']']).to_owned();
+    let directory = plan.acme_directory.clone().unwrap_or_else(|| LETS_ENCRYPT.to_owned());
+    let wish = AcmeWish { host, directory, authority: plan.acme_ca.clone() };
+    let key = crate::serving::own_key_pem(control, &place.hosts)
+        .map_err(|error| Problem::other("the server cannot start.", format!("{error:#}"), ""))?;
+    Ok(Some(Keeper::new(wish, control, Some(key), Arc::clone(certificates), Arc::clone(proofs))))
+}
+
+/// The kept certificate, or a new one if the authority gives it soon; and what the screen says of it.
+async fn first_certificate(keeper: Option<&Keeper>, reach: &Reach) -> (Option<Identity>, Certificate) {
+    let Some(keeper) = keeper else { return (None, Certificate::Pinned) };
+    let host = reach.host_port().0;
+    let kept = keeper.kept().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the kept certificate is not used");
+        None
+    });
+    if let Some(kept) = kept {
+        return (Some(kept), Certificate::Public(host));
+    }
+    match tokio::time::timeout(CERTIFICATE_LIMIT, keeper.renew()).await {
+        Ok(Ok(new)) => (Some(new), Certificate::Public(host)),
+        // No Internet is no fault: machines pin the key, and there is nobody else to convince.
+        Ok(Err(AcmeError::Away(_))) if !matches!(reach, Reach::Domain { .. }) => (None, Certificate::Pinned),
+        Ok(Err(error)) => {
+            let fix = format!("TCP 443 or 80 of {host} must be open from outside");
+            (None, Certificate::Failed { why: format!("none yet: {error}"), fix })
+        }
+        Err(_) => {
+            let why = "none yet: the certificate authority takes its time".to_owned();
+            (None, Certificate::Failed { why, fix: "wait".to_owned() })
+        }
+    }
+}
+
+/// Certificates grow old: the authority's, and the one that tells the relay's key.
+async fn upkeep(
+    keeper: Option<Keeper>,
+    has_failed: bool,
+    control: sw_control::Control,
+    serving: Arc<Serving>,
+    certificates: Arc<CertStore>,
+) {
+    let (news, mut certified) = tokio::sync::mpsc::channel(1);
+    let renewing = async {
+        match keeper {
+            Some(keeper) => keeper.run(has_failed, news).await,
+            None => std::future::pending().await,
+        }
+    };
+    let when_certified = serving.when_certified();
+    let following = async {
+        let mut meta = tokio::time::interval(META_RENEWAL);
+        loop {
+            tokio::select! {
+                Some(()) = certified.recv() => {
+                    if let Some(map) = when_certified() {
+                        let _stopping = control.set_derp_map(map).await;
+                    }
+                }
+                _ = meta.tick() => {
+                    if let Err(error) = serving.renew_meta(&certificates) {
+                        tracing::warn!(%error, "the relay's key is not shown in TLS any more");
+                    }
+                }
+            }
+        }
+    };
+    tokio::join!(renewing, following);
 }
 
 /// Asks the router for the server's TCP port, where only a router keeps others out; the node maps UDP by itself.

@@ -14,9 +14,8 @@ use sw_page::{BinaryOffer, ScriptFacts, Site, SiteConfig};
 use sw_relay::{Admission, OWN_REGION, Relay, RelayConfig, RelayPlace, derp_map, derp_region, hash_text};
 use sw_store::KeyFile;
 use sw_tailcfg::DerpMap;
-use sw_types::{DerpPrivate, JoinAddress, NodeKey, STUN_PORT, ServerKeyHash};
+use sw_types::{DerpPrivate, JoinAddress, NodeKey, STUN_PORT, Secret, ServerKeyHash};
 
-use crate::first_run::screen::Certificate;
 use crate::first_run::script::{JoinScript, join_script};
 
 /// Where and how the machine serves.
@@ -38,7 +37,7 @@ pub struct Place {
     pub is_reachable_outside: bool,
     /// Whether a node of the network runs in this process; its data sockets have the number of the listener then.
     pub has_node: bool,
-    /// A certificate that the operator gave; without one, our own is made and pinned.
+    /// A certificate that others believe, from the operator or an authority; without one, our own is pinned.
     pub given: Option<Identity>,
 }
 
@@ -50,8 +49,9 @@ pub struct Serving {
     pub tls: Arc<rustls::ServerConfig>,
     /// The map with our own relay, if one runs.
     pub derp_map: Option<DerpMap>,
-    /// How the certificate came about.
-    pub certificate: Certificate,
+    /// The same without the pin of our own certificate.
+    certified_map: Option<DerpMap>,
+    join: Arc<JoinFacts>,
 }
 
 impl std::fmt::Debug for Serving {
@@ -73,28 +73,56 @@ impl Admission for Members {
 }
 
 impl Serving {
-    /// Starts relay and STUN (unless `no_relay`) and the page for a running control server.
+    /// Starts relay and STUN (unless `no_relay`) and the page for a running control server. Its certificates go into
+    /// `certificates`.
     ///
     /// # Errors
     /// The key file, the certificate or the relay's own start.
-    pub fn start(server: &Server, state: &Path, place: &Place, no_relay: bool) -> anyhow::Result<Self> {
+    pub fn start(
+        server: &Server,
+        state: &Path,
+        place: &Place,
+        no_relay: bool,
+        certificates: &Arc<CertStore>,
+    ) -> anyhow::Result<Self> {
         let mut keys = KeyFile::open(&state.join("control.keys"))?;
         let (identity, pin) = identity(&mut keys, place)?;
-        let certificates = CertStore::new();
         certificates.set_default(&identity);
-        let (relay, derp_map) = if no_relay {
-            (None, None)
-        } else {
-            let (relay, map) = relay(&mut keys, server, place, pin.is_some().then(|| identity.hash()))?;
-            certificates.set_meta(&relay.meta_cert()?);
-            (Some(relay), Some(map))
-        };
-        let certificate =
-            if pin.is_some() { Certificate::Pinned } else { Certificate::Public(place.login_server.clone()) };
+        let (mut derp_map, mut certified_map, mut relay) = (None, None, None);
+        if !no_relay {
+            let started = start_relay(&mut keys, server, place)?;
+            certificates.set_meta(&started.meta_cert()?);
+            let stun_ports = stun(&started, place);
+            derp_map = Some(own_map(place, &stun_ports, pin.is_some().then(|| identity.hash())));
+            certified_map = Some(own_map(place, &stun_ports, None));
+            relay = Some(started);
+        }
         let join = Arc::new(join_facts(server, place, pin));
         server.set_join(Arc::clone(&join));
-        let site = Site::new(server.control().clone(), site_config(place, join));
-        Ok(Self { relay, site, tls: sw_net::tls::server_config(certificates), derp_map, certificate })
+        let site = Site::new(server.control().clone(), site_config(place, Arc::clone(&join)));
+        let tls = sw_net::tls::server_config(Arc::clone(certificates));
+        Ok(Self { relay, site, tls, derp_map, certified_map, join })
+    }
+
+    /// An authority's certificate is in force: join lines need no pin any more, and neither does the map, which is
+    /// what the returned function gives.
+    pub fn when_certified(&self) -> impl Fn() -> Option<DerpMap> + Send + Sync + 'static {
+        let (join, map) = (Arc::clone(&self.join), self.certified_map.clone());
+        move || {
+            join.set_pin(None);
+            map.clone()
+        }
+    }
+
+    /// Shows the relay's key in a certificate for another while (derp.md §3).
+    ///
+    /// # Errors
+    /// When the random generator fails.
+    pub fn renew_meta(&self, certificates: &CertStore) -> std::io::Result<()> {
+        if let Some(relay) = &self.relay {
+            certificates.set_meta(&relay.meta_cert()?);
+        }
+        Ok(())
     }
 
     /// Answers STUN requests that come in at sockets of others, within the relay's limits.
@@ -155,16 +183,30 @@ fn identity(keys: &mut KeyFile, place: &Place) -> anyhow::Result<(Identity, Opti
     if let Some(given) = &place.given {
         return Ok((given.clone(), None));
     }
-    let names: Vec<String> =
-        place.hosts.iter().map(|host| host.trim_matches(['[', ']']).to_owned()).collect();
-    let pair = keys.get_or_make("tls", || {
-        let (chain, key) = self_signed_pem(&names).expect("names of hosts fit a certificate");
-        sw_types::Secret::new(format!("{chain}{key}"))
-    })?;
+    let pair = own_pair(keys, &place.hosts)?;
     let pem = pair.expose().as_bytes();
     let identity = Identity::from_pem(pem, pem)?;
     let pin = public_key_pin(&identity)?;
     Ok((identity, Some(pin)))
+}
+
+fn own_pair(keys: &mut KeyFile, hosts: &[String]) -> anyhow::Result<Secret<String>> {
+    let names: Vec<String> = hosts.iter().map(|host| host.trim_matches(['[', ']']).to_owned()).collect();
+    Ok(keys.get_or_make("tls", || {
+        let (chain, key) = self_signed_pem(&names).expect("names of hosts fit a certificate");
+        Secret::new(format!("{chain}{key}"))
+    })?)
+}
+
+/// The key of our own certificate, for an authority to certify: pins of it stay good.
+///
+/// # Errors
+/// The key file.
+pub fn own_key_pem(state: &Path, hosts: &[String]) -> anyhow::Result<String> {
+    let mut keys = KeyFile::open(&state.join("control.keys"))?;
+    let pair = own_pair(&mut keys, hosts)?;
+    let key = pair.expose().find("-----BEGIN PRIVATE KEY").and_then(|at| pair.expose().get(at..));
+    Ok(key.unwrap_or_default().to_owned())
 }
 
 /// `sha256//` and the base64 of the hash of the certificate's public key, as curl's `--pinnedpubkey` takes it.
@@ -175,36 +217,28 @@ fn public_key_pin(identity: &Identity) -> anyhow::Result<String> {
     Ok(format!("sha256//{}", base64::engine::general_purpose::STANDARD.encode(digest)))
 }
 
-fn relay(
-    keys: &mut KeyFile,
-    server: &Server,
-    place: &Place,
-    pinned: Option<CertHash>,
-) -> anyhow::Result<(Relay, DerpMap)> {
+fn start_relay(keys: &mut KeyFile, server: &Server, place: &Place) -> anyhow::Result<Relay> {
     let key = keys.get_or_make("derp", || DerpPrivate::generate(sw_control::clock::random()).to_text())?;
     let mut config = RelayConfig::new(Arc::new(DerpPrivate::from_text(key.expose())?));
     config.admission = Arc::new(Members(server.control().clone()));
     // Machines whose DNS does not work ask the relay for the server.
-    let is_name = |host: &&String| host.parse::<std::net::IpAddr>().is_err();
+    let is_name = |host: &&String| host.parse::<IpAddr>().is_err();
     config.bootstrap_names = place.hosts.iter().filter(is_name).cloned().collect();
-    let relay = Relay::new(config)?;
-    let stun_ports = stun(&relay, place);
-    // A node of the map has one port: the addresses that share the best one's.
+    Ok(Relay::new(config)?)
+}
+
+/// The map of our own relay: a node of it has one port, so the addresses that share the best one's are named.
+fn own_map(place: &Place, stun_ports: &[u16], pinned: Option<CertHash>) -> DerpMap {
     let derp_port = place.candidates.first().map_or(place.listen.port(), |(_, port)| *port);
     let hosts = place.candidates.iter().filter(|(_, port)| *port == derp_port).map(|(host, _)| host.clone());
-    let region = derp_region(
-        OWN_REGION,
-        "home",
-        &hostname(),
-        &RelayPlace {
-            hosts: hosts.collect(),
-            derp_port,
-            stun_ports,
-            cert_sha256: pinned.map(hash_text),
-            can_port_80: place.can_port_80,
-        },
-    );
-    Ok((relay, derp_map(region)))
+    let place = RelayPlace {
+        hosts: hosts.collect(),
+        derp_port,
+        stun_ports: stun_ports.to_vec(),
+        cert_sha256: pinned.map(hash_text),
+        can_port_80: place.can_port_80,
+    };
+    derp_map(derp_region(OWN_REGION, "home", &hostname(), &place))
 }
 
 /// Binds the STUN ports that are free: the usual one, and the number of the listener, unless the node has it.

@@ -34,6 +34,6 @@ mod ts2021;
 pub use control::{Control, StartError};
 pub use join::{Invitation, InviteSecrets, JoinFacts};
 pub use public::PublicRouter;
-pub use serve::{Bound, Roles, ServeArgs, ServeError, restore, serve};
+pub use serve::{Bound, Certified, Roles, ServeArgs, ServeError, restore, serve};
 pub use server::{Server, ServerConfig, ServerError};
 pub use task::Failure;

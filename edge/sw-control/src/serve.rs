@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use sw_net::acme::{AcmeWish, Entrance, HttpProofs, Keeper, LETS_ENCRYPT};
 use sw_net::front::{Front, FrontLimits, Router};
 use sw_tailcfg::DerpMap;
 use sw_tailnet::{Command, Engine};
@@ -37,7 +38,19 @@ pub struct ServeArgs {
     /// Private key of the certificate, PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
+    /// Get a certificate for the URL's host, a name or an address, and renew it (TCP 443 or 80 must be open)
+    #[arg(long, conflicts_with = "tls_cert")]
+    pub acme: bool,
+    /// The authority for --acme
+    #[arg(long, value_name = "URL", default_value = LETS_ENCRYPT)]
+    pub acme_directory: String,
+    /// Root certificate of that authority, PEM, where the system does not know it
+    #[arg(long, value_name = "FILE")]
+    pub acme_ca: Option<PathBuf>,
 }
+
+/// Gives the relay map without the pin of our own certificate.
+pub type Certified = Box<dyn Fn() -> Option<DerpMap> + Send + Sync>;
 
 /// What other roles of the same process bring along.
 #[derive(Default)]
@@ -48,6 +61,12 @@ pub struct Roles {
     pub derp_map: Option<DerpMap>,
     /// What the listener shows to those who speak TLS; one port speaks both.
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Answers of HTTP-01 challenges.
+    pub proofs: Arc<HttpProofs>,
+    /// Keeps an authority's certificate in force.
+    pub keeper: Option<Keeper>,
+    /// Is asked when the keeper has got one.
+    pub certified: Option<Certified>,
 }
 
 /// Where the server is, for other roles of the process.
@@ -61,6 +80,8 @@ pub struct Bound {
     pub listen: SocketAddr,
     /// The certificate that the operator gave.
     pub given: Option<sw_net::tls::Identity>,
+    /// The certificate that is wanted of an authority.
+    pub acme: Option<AcmeWish>,
 }
 
 impl std::fmt::Debug for Roles {
@@ -148,15 +169,21 @@ pub async fn serve(
     let server = Server::start(ServerConfig { url: url.text.clone(), state, engine })?;
     let given = given_identity(&args)?;
     let is_given = given.is_some();
-    let bound = Bound { url: url.text.clone(), host: url.host.clone(), listen, given };
+    let acme = args.acme.then(|| AcmeWish {
+        host: url.host.trim_matches(['[', ']']).to_owned(),
+        directory: args.acme_directory.clone(),
+        authority: args.acme_ca.clone(),
+    });
+    let bound = Bound { url: url.text.clone(), host: url.host.clone(), listen, given, acme };
     let roles = roles(&server, bound).map_err(ServeError::Role)?;
     let mut files = Files { args: &args, built_in: roles.derp_map, policy: None, derp: None };
     files.reload(&server, true).await?;
     if !is_given {
         url.warn_if_public();
     }
-    let router = server.router(roles.others, true);
-    let front = Front::new(router, FrontLimits::default());
+    let entrance = Entrance::new(roles.proofs);
+    entrance.open(server.router(roles.others, true));
+    let front = Front::new(entrance, FrontLimits::default());
     server.set_front_stats(front.stats());
     let bound = sw_net::socket::listen_tcp(listen)
         .map_err(|source| ServeError::Listen { address: listen, source })?;
@@ -166,11 +193,19 @@ pub async fn serve(
     let mut hangup = signal(SignalKind::hangup()).map_err(ServeError::Signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
     let mut changed = tokio::time::interval(Duration::from_secs(2));
+    let (news, mut certified) = tokio::sync::mpsc::channel(1);
+    let renewing = roles.keeper.map(|keeper| tokio::spawn(keeper.run(false, news)));
     loop {
         tokio::select! {
             _ = hangup.recv() => {
                 if let Err(error) = files.reload(&server, false).await {
                     tracing::error!(%error, "nothing was reloaded");
+                }
+            }
+            Some(()) = certified.recv() => {
+                files.built_in = roles.certified.as_ref().and_then(|certified| certified());
+                if let Err(error) = files.reload_derp(&server, true).await {
+                    tracing::error!(%error, "the relay map was not changed");
                 }
             }
             _ = changed.tick() => {
@@ -183,6 +218,9 @@ pub async fn serve(
         }
     }
     tracing::info!("stopping");
+    if let Some(renewing) = renewing {
+        renewing.abort();
+    }
     server.stop(Duration::from_secs(3)).await;
     front.shutdown(Duration::from_secs(3)).await;
     Ok(())
@@ -260,7 +298,7 @@ impl Files<'_> {
         let mut map = self.built_in.clone().unwrap_or_default();
         if let Some(file) = &self.args.derp_map {
             let text = read(file)?;
-            if self.derp.as_deref() == Some(&*text) {
+            if !first && self.derp.as_deref() == Some(&*text) {
                 return Ok(());
             }
             let bad = |why: String| ServeError::Argument { what: file.display().to_string(), why };

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
-use sw_net::acme;
+use sw_net::acme::{AcmeWish, Entrance, HttpProofs, Keeper, LETS_ENCRYPT};
 use sw_net::front::{Front, FrontLimits};
 use sw_net::socket::{bind_udp, listen_tcp};
 use sw_net::tls::{CertStore, Identity, server_config};
@@ -24,10 +24,6 @@ use crate::verify::VerifyUrl;
 
 /// How long clients get to take what waits for them when the relay stops.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
-
-/// How often an authority's certificate is looked at, and the age at which it is renewed (of 90 days).
-const ACME_CHECK: Duration = Duration::from_secs(3600);
-const ACME_RENEWAL: Duration = Duration::from_secs(60 * 24 * 3600);
 
 /// The meta certificate is good for 30 days from its making (derp.md §3).
 const META_RENEWAL: Duration = Duration::from_secs(20 * 24 * 3600);
@@ -79,6 +75,12 @@ struct ServeArgs {
     /// Private key in PEM form, for --tls manual
     #[arg(long, value_name = "F")]
     key: Option<PathBuf>,
+    /// The authority for --tls acme
+    #[arg(long, value_name = "URL", default_value = LETS_ENCRYPT)]
+    acme_directory: String,
+    /// Root certificate of that authority, PEM, where the system does not know it
+    #[arg(long, value_name = "F")]
+    acme_ca: Option<PathBuf>,
     /// File with the 64 hex digits that the relays of a region share
     #[arg(long, value_name = "F")]
     mesh_key_file: Option<PathBuf>,
@@ -101,7 +103,7 @@ enum TlsMode {
     SelfSigned,
     /// Given by --cert and --key; read again on SIGHUP
     Manual,
-    /// From Let's Encrypt, for --hostname on TCP 443, renewed by itself
+    /// From an authority, for --hostname (a name or an address), renewed by itself
     Acme,
     /// No TLS: for development, or behind a TLS proxy
     Off,
@@ -147,24 +149,6 @@ fn serve(args: ServeArgs) -> anyhow::Result<()> {
     runtime.block_on(serve_async(args))
 }
 
-/// Gets a certificate if there is none or it grows old; a failure is tried again with the next check.
-async fn renew_acme(state: &StateDir, hostname: &str, store: &CertStore) {
-    let renew = async {
-        if state.acme()?.is_some_and(|(_, age)| age < ACME_RENEWAL) {
-            return Ok(());
-        }
-        let account = state.acme_account()?;
-        let issued = acme::obtain(hostname, acme::LETS_ENCRYPT, account.as_deref(), store).await?;
-        state.set_acme(&issued)?;
-        store.set_default(&Identity::from_pem(issued.chain_pem.as_bytes(), issued.key_pem.as_bytes())?);
-        info!(%hostname, "new certificate");
-        anyhow::Ok(())
-    };
-    if let Err(error) = renew.await {
-        warn!("no new certificate: {error:#}");
-    }
-}
-
 /// One descriptor per client: take what the system gives.
 fn raise_file_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
@@ -187,7 +171,14 @@ async fn serve_async(args: ServeArgs) -> anyhow::Result<()> {
         cert_sha256: None,
         can_port_80: false,
     };
-    if let Some(identity) = identity(&args, &state, &hostname)? {
+    let proofs = Arc::<HttpProofs>::default();
+    let keeper = (args.tls == TlsMode::Acme).then(|| {
+        let host = hostname.trim_matches(['[', ']']).to_owned();
+        let (directory, authority) = (args.acme_directory.clone(), args.acme_ca.clone());
+        let wish = AcmeWish { host, directory, authority };
+        Keeper::new(wish, state.path(), None, Arc::clone(&store), Arc::clone(&proofs))
+    });
+    if let Some(identity) = identity(&args, &state, &hostname, keeper.as_ref())? {
         store.set_default(&identity);
         if args.tls == TlsMode::SelfSigned {
             place.cert_sha256 = Some(hash_text(identity.hash()));
@@ -195,7 +186,9 @@ async fn serve_async(args: ServeArgs) -> anyhow::Result<()> {
     }
     store.set_meta(&relay.meta_cert()?);
 
-    let front = Front::new(relay.router(), FrontLimits::default());
+    let entrance = Entrance::new(proofs);
+    entrance.open(relay.router());
+    let front = Front::new(entrance, FrontLimits::default());
     let listener = listen_tcp(args.listen).with_context(|| format!("TCP {} cannot be used", args.listen))?;
     place.derp_port = listener.local_addr()?.port();
     let tls = (args.tls != TlsMode::Off).then(|| server_config(Arc::clone(&store)));
@@ -213,7 +206,12 @@ async fn serve_async(args: ServeArgs) -> anyhow::Result<()> {
     }
     state.set_place(&place)?;
     info!(key = %relay.key().short(), ?place, "relay is up");
+    let (news, _nobody_asks) = tokio::sync::mpsc::channel(1);
+    let renewing = keeper.map(|keeper| tokio::spawn(keeper.run(false, news)));
     until_stopped(&args, &state, &hostname, &relay, &store).await?;
+    if let Some(renewing) = renewing {
+        renewing.abort();
+    }
     relay.drain(DRAIN_LIMIT).await;
     front.shutdown(Duration::from_secs(1)).await;
     Ok(())
@@ -236,7 +234,12 @@ fn config(args: &ServeArgs, state: &StateDir) -> anyhow::Result<RelayConfig> {
     Ok(config)
 }
 
-fn identity(args: &ServeArgs, state: &StateDir, hostname: &str) -> anyhow::Result<Option<Identity>> {
+fn identity(
+    args: &ServeArgs,
+    state: &StateDir,
+    hostname: &str,
+    keeper: Option<&Keeper>,
+) -> anyhow::Result<Option<Identity>> {
     match (args.tls, &args.cert, &args.key) {
         (TlsMode::Off, ..) => Ok(None),
         (TlsMode::SelfSigned, ..) => state.self_signed(hostname).map(Some),
@@ -246,7 +249,7 @@ fn identity(args: &ServeArgs, state: &StateDir, hostname: &str) -> anyhow::Resul
             };
             Ok(Some(Identity::from_pem(&read(cert)?, &read(key)?)?))
         }
-        (TlsMode::Acme, ..) => Ok(state.acme()?.map(|(identity, _)| identity)),
+        (TlsMode::Acme, ..) => Ok(keeper.map(Keeper::kept).transpose()?.flatten()),
         (TlsMode::Manual, ..) => bail!("--tls manual needs --cert and --key"),
     }
 }
@@ -320,7 +323,8 @@ fn parse_hash(text: &str) -> anyhow::Result<[u8; 32]> {
 
 /// Reads again what may have changed: the certificate, and how fast clients may send.
 fn reload(args: &ServeArgs, state: &StateDir, hostname: &str, relay: &Relay, store: &CertStore) {
-    match identity(args, state, hostname) {
+    // An authority's certificate is in force already: its keeper sees to that.
+    match identity(args, state, hostname, None) {
         Ok(Some(identity)) => store.set_default(&identity),
         Ok(None) => {}
         Err(error) => warn!("the certificate stays as it is: {error:#}"),
@@ -334,7 +338,7 @@ fn reload(args: &ServeArgs, state: &StateDir, hostname: &str, relay: &Relay, sto
     }
 }
 
-/// Waits for the end; renews certificates meanwhile.
+/// Waits for the end; keeps the certificate that tells the relay's key fresh meanwhile.
 async fn until_stopped(
     args: &ServeArgs,
     state: &StateDir,
@@ -346,13 +350,11 @@ async fn until_stopped(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut renewal = tokio::time::interval(META_RENEWAL);
-    let mut acme = tokio::time::interval(ACME_CHECK);
     loop {
         tokio::select! {
             _ = interrupt.recv() => return Ok(()),
             _ = terminate.recv() => return Ok(()),
             _ = hangup.recv() => reload(args, state, hostname, relay, store),
-            _ = acme.tick(), if args.tls == TlsMode::Acme => renew_acme(state, hostname, store).await,
             _ = renewal.tick() => store.set_meta(&relay.meta_cert()?),
         }
     }

@@ -4,11 +4,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
-use sw_net::acme::Issued;
 use sw_net::tls::{Identity, self_signed_pem};
 use sw_types::DerpPrivate;
 
@@ -20,9 +18,6 @@ use crate::region::RelayPlace;
 const KEY_FILE: &str = "derper.key";
 const CERT_FILE: &str = "relay.crt";
 const CERT_KEY_FILE: &str = "relay.key";
-const ACME_CERT_FILE: &str = "acme.crt";
-const ACME_KEY_FILE: &str = "acme.key";
-const ACME_ACCOUNT_FILE: &str = "acme-account.json";
 const PLACE_FILE: &str = "relay.json";
 const RATE_FILE: &str = "rate.json";
 
@@ -55,7 +50,12 @@ impl StateDir {
         Ok(Self(path.to_owned()))
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    /// The directory itself.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
@@ -63,9 +63,9 @@ impl StateDir {
     pub(crate) fn key(&self) -> anyhow::Result<DerpPrivate> {
         if let Some(text) = self.read_secret(KEY_FILE)? {
             let file: KeyFile = serde_json::from_slice(&text)
-                .with_context(|| format!("{} is damaged", self.path(KEY_FILE).display()))?;
+                .with_context(|| format!("{} is damaged", self.file(KEY_FILE).display()))?;
             return DerpPrivate::from_text(&file.private_key)
-                .with_context(|| format!("{} is damaged", self.path(KEY_FILE).display()));
+                .with_context(|| format!("{} is damaged", self.file(KEY_FILE).display()));
         }
         let key = DerpPrivate::generate(random().context("no random bytes")?);
         let file = KeyFile { private_key: key.to_text().expose().clone() };
@@ -76,7 +76,7 @@ impl StateDir {
     /// The self-signed certificate; made at the first start, and anew when the name changes.
     pub(crate) fn self_signed(&self, name: &str) -> anyhow::Result<Identity> {
         let tagged = |pem: &str| format!("# {name}\n{pem}");
-        if let (Ok(cert), Some(key)) = (fs::read(self.path(CERT_FILE)), self.read_secret(CERT_KEY_FILE)?)
+        if let (Ok(cert), Some(key)) = (fs::read(self.file(CERT_FILE)), self.read_secret(CERT_KEY_FILE)?)
             && cert.starts_with(tagged("").as_bytes())
         {
             return Identity::from_pem(&cert, &key).context("the relay's certificate is damaged");
@@ -87,32 +87,9 @@ impl StateDir {
         Ok(Identity::from_pem(cert.as_bytes(), key.as_bytes())?)
     }
 
-    /// The kept certificate of the authority, and its age; whoever asks knows when it is too old.
-    pub(crate) fn acme(&self) -> anyhow::Result<Option<(Identity, Duration)>> {
-        let path = self.path(ACME_CERT_FILE);
-        let (Ok(cert), Some(key)) = (fs::read(&path), self.read_secret(ACME_KEY_FILE)?) else {
-            return Ok(None);
-        };
-        let made = fs::metadata(&path).and_then(|file| file.modified()).unwrap_or(std::time::UNIX_EPOCH);
-        let age = made.elapsed().unwrap_or_default();
-        Ok(Some((Identity::from_pem(&cert, &key)?, age)))
-    }
-
-    /// The kept account with the authority.
-    pub(crate) fn acme_account(&self) -> anyhow::Result<Option<String>> {
-        Ok(self.read_secret(ACME_ACCOUNT_FILE)?.and_then(|text| String::from_utf8(text).ok()))
-    }
-
-    /// Keeps what the authority gave.
-    pub(crate) fn set_acme(&self, issued: &Issued) -> anyhow::Result<()> {
-        self.write(ACME_ACCOUNT_FILE, issued.account_json.as_bytes(), 0o600)?;
-        self.write(ACME_KEY_FILE, issued.key_pem.as_bytes(), 0o600)?;
-        self.write(ACME_CERT_FILE, issued.chain_pem.as_bytes(), 0o644)
-    }
-
     /// How fast a client may send, if there is a file about it (derp.md §8).
     pub(crate) fn rate(&self) -> anyhow::Result<Option<ClientRate>> {
-        let path = self.path(RATE_FILE);
+        let path = self.file(RATE_FILE);
         let text = match fs::read(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -131,7 +108,7 @@ impl StateDir {
 
     /// Where the relay is, or was last, reachable.
     pub(crate) fn place(&self) -> anyhow::Result<RelayPlace> {
-        let path = self.path(PLACE_FILE);
+        let path = self.file(PLACE_FILE);
         let text = fs::read(&path).with_context(|| {
             format!("{} is not there: the relay has not been started yet", path.display())
         })?;
@@ -140,12 +117,12 @@ impl StateDir {
 
     /// Reads a file that only its owner may read.
     fn read_secret(&self, name: &str) -> anyhow::Result<Option<Vec<u8>>> {
-        read_secret(&self.path(name))
+        read_secret(&self.file(name))
     }
 
     /// Replaces a file as a whole (threat-model.md §6).
     fn write(&self, name: &str, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
-        let (path, temporary) = (self.path(name), self.path(&format!("{name}.new")));
+        let (path, temporary) = (self.file(name), self.file(&format!("{name}.new")));
         let write = || -> io::Result<()> {
             drop(fs::remove_file(&temporary));
             let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;

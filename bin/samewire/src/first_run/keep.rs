@@ -22,7 +22,7 @@ const FILES: [&str; 5] = [
     "control/control.db",
     "control/control.keys",
     "control/network.json",
-    "control/certificate.json",
+    "control/acme.json",
     "node/node.state",
 ];
 const BLOCK: usize = 512;

@@ -66,7 +66,17 @@ impl Run<'_> {
             (Some(plan), false, None) if !self.args.first.dry_run => self.first(plan, false).map(Some),
             (plan, _, status) => {
                 let port = network::free_port();
-                let wanted = NetworkPlan { port, domain: self.args.first.domain.clone() };
+                let first = &self.args.first;
+                let acme_ca = first
+                    .acme_ca
+                    .as_deref()
+                    .map(|file| file.canonicalize().unwrap_or_else(|_| file.to_owned()));
+                let wanted = NetworkPlan {
+                    port,
+                    domain: first.domain.clone(),
+                    acme_directory: first.acme_directory.clone(),
+                    acme_ca,
+                };
                 if self.args.first.dry_run {
                     return self.dry_run(&plan.unwrap_or(wanted)).map(Some);
                 }

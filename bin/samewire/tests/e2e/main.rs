@@ -5,6 +5,7 @@
 //! `skipped: why`.
 
 mod cleanup;
+mod first_run;
 mod journey;
 mod killed;
 mod mixed;
@@ -12,4 +13,5 @@ mod paths;
 mod portmap;
 mod routes;
 mod scene;
+mod typed;
 mod userspace;

@@ -50,6 +50,12 @@ pub struct FirstFlags {
     /// First machine: say what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// First machine: another certificate authority than Let's Encrypt
+    #[arg(long, value_name = "URL")]
+    pub acme_directory: Option<String>,
+    /// First machine: root certificate of that authority, PEM
+    #[arg(long, value_name = "FILE")]
+    pub acme_ca: Option<std::path::PathBuf>,
     /// First machine: begin a new network although another one is near
     #[arg(long)]
     pub new_network: bool,

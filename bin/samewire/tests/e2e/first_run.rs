@@ -1,0 +1,223 @@
+//! The first run: one line on the first machine, one pasted line on each other; no DNS server, no Internet.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use sw_lab::{Interrupt, MachineSpec, Nat, PortMapping, SiteSpec, Software, Topology, Udp, World};
+
+use crate::scene::{OFFICIAL, SOON, missing, programs, skip, turn};
+use crate::typed::Shell;
+
+/// Both lines typed and everybody reached, also with a build that is not optimised.
+const ALL_IN: Duration = Duration::from_secs(20);
+
+fn lab(name: &str, site: Vec<SiteSpec>, machines: &[(&str, &str)]) -> World {
+    let machine = machines.iter().map(|(name, at)| MachineSpec::new(name, at, Software::None)).collect();
+    let topology = Topology { name: name.into(), server: None, site, machine };
+    World::build(topology, programs(), Interrupt::default()).expect("a lab")
+}
+
+/// The line of a screen that begins with this.
+fn line_with<'a>(screen: &'a str, start: &str) -> &'a str {
+    screen.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("no {start}:\n{screen}"))
+}
+
+/// Pings a name until one answer comes, then until the path is direct.
+fn reach(shell: &mut Shell, peer: &str) {
+    shell.until(SOON, &format!("ping -n -c 1 -W 1 {peer}"));
+    shell.until(SOON, &format!("samewire ping -c 5 --timeout 1s {peer} | grep -v DERP"));
+}
+
+#[test]
+fn two_lines_make_a_network_and_the_official_client_joins_it() {
+    if missing("first run", &[], Software::None) {
+        return;
+    }
+    let _turn = turn();
+    let sites = vec![
+        SiteSpec::new("home", Nat::Easy),
+        SiteSpec::new("office", Nat::EasyAf),
+        SiteSpec::new("cafe", Nat::Easy),
+    ];
+    let machines = [("birch", "internet"), ("attic", "home"), ("studio", "office"), ("phone", "cafe")];
+    let world = lab("first", sites, &machines);
+    let mut birch = Shell::open(&world, "birch");
+    let mut homes = ["attic", "studio"].map(|name| Shell::open(&world, name));
+    birch.install();
+
+    let begun = Instant::now();
+    let screen = birch.types_well("samewire up");
+    let line = line_with(&screen, "curl ");
+    for shell in &mut homes {
+        let said = shell.types_well(line);
+        assert!(said.contains("You are in home.internal."), "{said}");
+    }
+    let [attic, studio] = &mut homes;
+    reach(attic, "birch");
+    reach(attic, "studio");
+    reach(studio, "birch");
+    reach(studio, "attic");
+    reach(&mut birch, "attic");
+    reach(&mut birch, "studio");
+    let took = begun.elapsed();
+    eprintln!("first run: two lines and all direct in {:.1} s", took.as_secs_f64());
+    assert!(took < ALL_IN, "{took:?}");
+
+    second_tries(&mut birch, attic);
+    an_invite_from_another_machine(attic);
+    official_client(&world, attic);
+    nothing_is_left(studio);
+}
+
+/// Never a second network over the first, by neither verb.
+fn second_tries(birch: &mut Shell, attic: &mut Shell) {
+    let said = birch.types_well("samewire up");
+    assert!(said.contains("Already up. A new join line: samewire invite"), "{said}");
+    let said = attic.types_well("samewire up");
+    assert!(said.contains("Already up."), "{said}");
+    let string = birch.types_well("samewire invite --json");
+    let invite: Value = serde_json::from_str(&string).expect("JSON");
+    let join = format!("samewire join {}", invite["joinString"].as_str().expect("a string"));
+    for shell in [attic, birch] {
+        let said = shell.types(&join);
+        assert_eq!(said.code, 2, "{}", said.out);
+        assert!(said.out.contains("this machine is already in the network"), "{}", said.out);
+    }
+}
+
+/// An owner's machine invites through the network, and takes the invite back.
+fn an_invite_from_another_machine(attic: &mut Shell) {
+    let invite: Value =
+        serde_json::from_str(&attic.types_well("samewire invite --uses 1 --json")).expect("JSON");
+    assert_eq!(invite["uses"], 1);
+    let id = invite["inviteId"].as_str().expect("an id");
+    attic.types_well(&format!("samewire invite revoke {id}"));
+    let url = invite["joinUrl"].as_str().expect("a URL");
+    let gone = attic.types(&format!("curl -sk -o /dev/null -w '%{{http_code}}' {url}"));
+    assert_eq!(gone.out.trim(), "410");
+    assert!(attic.types_well("samewire admin").contains("/admin/"));
+}
+
+fn official_client(world: &World, attic: &mut Shell) {
+    let programs = programs();
+    let Ok((daemon, client)) = programs.official_node() else {
+        return skip("first run, official client: tailscale and tailscaled are not named");
+    };
+    let mut phone = Shell::open(world, "phone");
+    let line = attic.types_well("samewire invite --official");
+    let (daemon, client) = (daemon.display(), client.display());
+    phone.types_well(&format!(
+        "mkdir -p /run/tailscale /var/lib/tailscale; ln -s {client} /usr/local/bin/tailscale\n\
+         TS_DEBUG_FIREWALL_MODE=nftables {daemon} --no-logs-no-support >/run/tailscaled.log 2>&1 &\n\
+         echo $! >/run/tailscaled.pid"
+    ));
+    phone.until(SOON, "test -S /run/tailscale/tailscaled.sock");
+    let joined = phone.types(line.trim());
+    assert_eq!(joined.code, 0, "{}\n{}", joined.out, phone.types("tail -n 30 /run/tailscaled.log").out);
+    phone.until(SOON, "ping -n -c 1 -W 1 attic");
+    attic.until(SOON, "ping -n -c 1 -W 1 phone");
+    let _ended = phone.types("kill $(cat /run/tailscaled.pid); tailscaled --cleanup");
+    let _unused = OFFICIAL;
+}
+
+/// `leave` and `uninstall` take away what was made.
+fn nothing_is_left(studio: &mut Shell) {
+    assert!(studio.types_well("samewire leave").contains("This machine has left home.internal."));
+    assert_eq!(studio.types("samewire status").code, 1);
+    let said = studio.types_well("samewire uninstall");
+    assert!(said.contains("samewire is gone from this machine."), "{said}");
+    let left = studio.types_well(
+        "ls -A /var/lib /run | grep -i samewire; ls /usr/local/bin; ip -br link | grep samewire\n\
+         ip rule | grep -v 'lookup \\(local\\|main\\|default\\)'; pgrep -f '^/usr/local/bin/samewire' -n 0\n\
+         nft list ruleset; true",
+    );
+    assert_eq!(left.trim(), "sudo", "{left}");
+}
+
+#[test]
+fn without_udp_everything_goes_by_the_relay() {
+    if missing("first run without UDP", &[], Software::None) {
+        return;
+    }
+    let _turn = turn();
+    let blocked = SiteSpec { udp: Udp::Blocked, ..SiteSpec::new("office", Nat::Easy) };
+    let world = lab("noudp", vec![blocked], &[("birch", "internet"), ("desk", "office")]);
+    let (mut birch, mut desk) = (Shell::open(&world, "birch"), Shell::open(&world, "desk"));
+    birch.install();
+    let screen = birch.types_well("samewire up");
+    let said = desk.types_well(line_with(&screen, "curl "));
+    assert!(said.contains("relayed"), "{said}");
+    desk.until(SOON, "ping -n -c 1 -W 2 birch");
+    birch.until(SOON, "ping -n -c 1 -W 2 desk");
+    let peers: Value = serde_json::from_str(&desk.types_well("samewire status --json")).expect("JSON");
+    let peers = peers["Peer"].as_object().expect("peers");
+    assert!(peers.values().all(|peer| peer["CurAddr"] == "" && peer["Relay"] == "home"), "{peers:?}");
+}
+
+#[test]
+fn a_first_machine_behind_a_router_that_maps_ports() {
+    if missing("first run behind a mapping router", &[], Software::None) {
+        return;
+    }
+    let _turn = turn();
+    let home = SiteSpec { port_mapping: vec![PortMapping::Pcp], ..SiteSpec::new("home", Nat::Easy) };
+    let sites = vec![home, SiteSpec::new("office", Nat::Easy)];
+    let world = lab("mapped", sites, &[("birch", "home"), ("desk", "office")]);
+    let (mut birch, mut desk) = (Shell::open(&world, "birch"), Shell::open(&world, "desk"));
+    birch.install();
+    let screen = birch.types_well("samewire up");
+    assert!(screen.contains("mapped by the router (PCP)"), "{screen}");
+    desk.types_well(line_with(&screen, "curl "));
+    reach(&mut desk, "birch");
+    reach(&mut birch, "desk");
+}
+
+#[test]
+fn a_first_machine_behind_a_router_that_maps_none_says_what_is_missing() {
+    if missing("first run behind a closed router", &[], Software::None) {
+        return;
+    }
+    let _turn = turn();
+    let world = lab("closed", vec![SiteSpec::new("home", Nat::Easy)], &[("birch", "home"), ("desk", "home")]);
+    let (mut birch, mut desk) = (Shell::open(&world, "birch"), Shell::open(&world, "desk"));
+    birch.install();
+    let screen = birch.types_well("samewire up");
+    let address = birch.types_well("ip -4 -br addr show eth0 | awk '{print $3}' | cut -d/ -f1");
+    let router = birch.types_well("ip -4 route show default | awk '{print $3}'");
+    let (address, router) = (address.trim(), router.trim());
+    // The locale is C, so the marks are plain.
+    for line in [
+        format!("  ! Reachable           only in this LAN, {address}, port 443"),
+        format!("      why: the router at {router} maps no ports, and there is no IPv6"),
+        format!("      fix: forward TCP and UDP 443 to {address} in the router,"),
+    ] {
+        assert!(screen.lines().any(|shown| shown == line), "{line}\n{screen}");
+    }
+    // Inside the LAN it works.
+    desk.types_well(line_with(&screen, "curl "));
+    reach(&mut desk, "birch");
+}
+
+#[test]
+fn a_network_moves_in_one_file() {
+    if missing("backup and restore", &[], Software::None) {
+        return;
+    }
+    let _turn = turn();
+    let world =
+        lab("kept", vec![SiteSpec::new("home", Nat::Easy)], &[("birch", "internet"), ("desk", "home")]);
+    let (mut birch, mut desk) = (Shell::open(&world, "birch"), Shell::open(&world, "desk"));
+    birch.install();
+    let screen = birch.types_well("samewire up");
+    desk.types_well(line_with(&screen, "curl "));
+    desk.until(SOON, "ping -n -c 1 -W 1 birch");
+    let before = birch.types_well("samewire ip -4");
+    birch.types_well("cd /run; samewire backup kept && cp /usr/local/bin/samewire /run/program");
+    birch.types_well("samewire uninstall --yes");
+    birch.install();
+    let taken = birch.types("samewire up >/dev/null 2>&1; samewire restore /run/kept");
+    assert_eq!(taken.code, 2, "a second network is not overwritten unasked: {}", taken.out);
+    birch.types_well("samewire restore --yes /run/kept");
+    assert_eq!(birch.until(SOON, "samewire wait --timeout 10s; samewire ip -4"), before);
+    desk.until(SOON, "ping -n -c 1 -W 1 birch");
+}
