@@ -174,7 +174,7 @@ fn read_backup(args: &RestoreArgs, paths: &Paths) -> Result<Option<PathBuf>, Pro
     if is_taken && !args.yes {
         let _ours = fs::remove_dir_all(&fresh);
         return Err(Problem {
-            slug: "misuse".to_owned(),
+            slug: "second-network".to_owned(),
             what: "this machine is in a network already, and the backup would take its place.".to_owned(),
             why: format!("state in {}", paths.state.display()),
             fix: "to go on; what is here is kept: samewire restore --yes FILE".to_owned(),

@@ -73,7 +73,7 @@ impl Shell {
     }
 
     pub(crate) fn types_for(&mut self, limit: Duration, line: &str) -> Said {
-        let text = format!("( {line}\n) 2>&1 </dev/null; printf '%s %s\\n' \"$?\" '{END}'\n");
+        let text = format!("( {line}\n) 2>&1 </dev/null; printf '\\n%s %s\\n' \"$?\" '{END}'\n");
         self.stdin.write_all(text.as_bytes()).expect("the shell listens");
         let (mut out, end) = (String::new(), Instant::now() + limit);
         loop {
@@ -81,11 +81,10 @@ impl Shell {
             let Ok(line) = self.lines.recv_timeout(left) else {
                 panic!("{}: {line:?} does not end in {limit:?}:\n{out}", self.name)
             };
-            // The last line may lack its end.
-            if let Some(head) = line.strip_suffix(END) {
-                let (last, code) = head.trim_end().rsplit_once(' ').unwrap_or(("", head.trim_end()));
-                out.push_str(last);
-                return Said { out, code: code.parse().unwrap_or(-1) };
+            if let Some(code) = line.strip_suffix(END) {
+                // The line break before the mark is ours; where the last line lacked its end, it has one now.
+                out.truncate(out.trim_end_matches('\n').len());
+                return Said { out, code: code.trim().parse().unwrap_or(-1) };
             }
             out.push_str(&line);
             out.push('\n');
