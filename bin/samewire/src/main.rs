@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use samewire::first_run;
 use sw_cli::local::{self, CalledAs};
 
+mod command;
 mod control;
 
 /// Every machine you own, on the same wire.
@@ -53,6 +54,24 @@ enum Command {
     },
     /// Run a relay (DERP and STUN)
     Relay(sw_relay::RelayArgs),
+    /// Write the pages of the manual into a folder
+    #[command(hide = true)]
+    Man(command::ManArgs),
+}
+
+fn parse(arguments: Vec<std::ffi::OsString>, called_as: CalledAs) -> Result<Cli, ExitCode> {
+    let definition = command::with_groups(Cli::command());
+    let parsed = definition.clone().try_get_matches_from(local::normalize(arguments));
+    match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => Ok(cli),
+        Err(error) => match command::unknown_verb(&error, &definition) {
+            Some(problem) if called_as == CalledAs::Samewire => {
+                local::warn(problem.render().trim_end());
+                Err(ExitCode::from(problem.exit_code()))
+            }
+            Some(_) | None => error.exit(),
+        },
+    }
 }
 
 fn main() -> ExitCode {
@@ -61,7 +80,13 @@ fn main() -> ExitCode {
     if called_as == CalledAs::Tailscaled {
         arguments.insert(1, "daemon".into());
     }
-    let cli = Cli::parse_from(local::normalize(arguments));
+    if called_as == CalledAs::Samewire && arguments.len() == 1 {
+        arguments.push("help".into());
+    }
+    let cli = match parse(arguments, called_as) {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     match cli.command {
         Command::Local(verb) => {
             if let (local::Verb::Up(args), CalledAs::Samewire) = (&verb, called_as)
@@ -88,6 +113,7 @@ fn main() -> ExitCode {
             start_log();
             sw_relay::run(args)
         }
+        Command::Man(args) => command::man(&args, Cli::command()),
     }
 }
 
@@ -96,4 +122,25 @@ pub(crate) fn start_log() {
     let filter =
         tracing_subscriber::EnvFilter::try_from_env("SAMEWIRE_LOG").unwrap_or_else(|_| "info".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_help_names_every_verb_once() {
+        command::tests::every_verb_has_its_place(&Cli::command());
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_wrong_verb_is_answered_with_the_nearest() {
+        let definition = command::with_groups(Cli::command());
+        let error =
+            definition.clone().try_get_matches_from(["samewire", "stauts"]).expect_err("no such verb");
+        let problem = command::unknown_verb(&error, &definition).expect("a problem");
+        assert_eq!(problem.what, "there is no command \"stauts\".");
+        assert!(problem.fix.starts_with("did you mean status?"), "{}", problem.fix);
+    }
 }

@@ -61,7 +61,7 @@ pub struct Globals {
 /// The verbs.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Verb {
-    /// Connect this machine, with these settings
+    /// Start a network on this machine, or connect it again, with these settings
     Up(up::UpArgs),
     /// Disconnect this machine; it stays in its network
     Down(simple::DownArgs),

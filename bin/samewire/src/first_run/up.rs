@@ -157,7 +157,9 @@ impl Run<'_> {
         let network = self.ask("GET", "settings", json!({}))?;
         let network = network["name"].as_str().unwrap_or("home.internal").to_owned();
         show(&Step::done("New network", format!("{network}, its keys stay on this machine")));
-        show(&screen::reachable(&served.reach, false, served.port_443_holder.as_deref()));
+        // An authority that gives a certificate was here.
+        let is_proved = matches!(served.certificate, screen::Certificate::Public(_));
+        show(&screen::reachable(&served.reach, is_proved, served.port_443_holder.as_deref()));
         show(&screen::certificate(&served.certificate));
         let (machine, addresses) = self.join_own_network(&served)?;
         let without_root = if self.paths.is_root { "" } else { ", without root" };
@@ -169,7 +171,7 @@ impl Run<'_> {
             network,
             machine,
             addresses,
-            reachable: reachable(&served.reach),
+            reachable: reachable(&served.reach, is_proved),
             certificate: CertificateKind { kind: served.certificate.word() },
             invite,
             admin_url: admin["adminUrl"].as_str().unwrap_or_default().to_owned(),
@@ -246,7 +248,7 @@ impl Run<'_> {
                 "dryRun": true,
                 "network": "home.internal",
                 "machine": sw_os::host::facts().hostname,
-                "reachable": reachable(&reach),
+                "reachable": reachable(&reach, false),
                 "service": manner(&self.paths).word(),
             });
             return told(say(would));
@@ -306,9 +308,9 @@ pub(crate) fn await_running(client: &Client) -> Result<Status, Problem> {
     }
 }
 
-fn reachable(reach: &Reach) -> Reachable {
+fn reachable(reach: &Reach, is_proved: bool) -> Reachable {
     let (address, port) = reach.host_port();
-    Reachable { how: reach.how(), address, port, proved: Proved::default() }
+    Reachable { how: reach.how(), address, port, proved: Proved { tcp: is_proved, udp: false } }
 }
 
 /// `15:12 UTC` of an RFC 3339 time.

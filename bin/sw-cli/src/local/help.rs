@@ -20,11 +20,11 @@ pub struct CompletionArgs {
 const OVERVIEW: &str = "\
 samewire: every machine you own, on the same wire.
 
-  samewire up                     connect this machine
+  samewire up                     start a network here, or connect again
+  samewire invite                 a line for the next machine, a code for a phone
   samewire status                 who is here, and how they are reached
   samewire ping MACHINE           does it answer, and on which path
   samewire explain MACHINE[:PORT] why it works, or not, and what would help
-  samewire invite                 add a machine or a phone
   samewire set --help             settings
 
 All commands: samewire --help. One command: samewire help COMMAND.

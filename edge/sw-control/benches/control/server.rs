@@ -26,6 +26,9 @@ pub(crate) async fn serve(folder: PathBuf) {
         no_relay: true,
         tls_cert: None,
         tls_key: None,
+        acme: false,
+        acme_directory: String::new(),
+        acme_ca: None,
     };
     let engine = Arc::new(PolicyEngine::new(&args.url));
     let done = serve_control(args, folder.join("state"), engine, |server, _| {

@@ -23,6 +23,8 @@ const REACH_LIMIT: Duration = Duration::from_secs(3);
 /// After a failure: the first wait, which doubles up to the longest one.
 const RETRY_MIN: Duration = Duration::from_secs(60);
 const RETRY_MAX: Duration = Duration::from_secs(3600);
+/// While the authority cannot be reached at all.
+const RETRY_AWAY: Duration = Duration::from_secs(20);
 /// Clocks jump and machines sleep: no wait is longer.
 const LOOK_AGAIN: Duration = Duration::from_secs(6 * 3600);
 
@@ -123,9 +125,10 @@ impl Keeper {
                     wait = self.due_in().max(Duration::from_secs(1));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, again_in = ?retry, "no new certificate");
-                    wait = retry;
-                    retry = (retry * 2).min(RETRY_MAX);
+                    // Asking nobody costs nothing: at boot the network may be a moment late.
+                    wait = if matches!(error, AcmeError::Away(_)) { RETRY_AWAY } else { retry };
+                    retry = if wait == retry { (retry * 2).min(RETRY_MAX) } else { retry };
+                    tracing::warn!(%error, again_in = ?wait, "no new certificate");
                 }
             }
         }
