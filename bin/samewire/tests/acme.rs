@@ -110,12 +110,30 @@ fn leaf(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
     chain.first().expect("a leaf").clone().into_owned()
 }
 
-/// One request on a connection that stays open; the answer's first line.
+/// One request on a connection that stays open; the whole answer.
 async fn ask(stream: &mut TlsStream<TcpStream>, path: &str) -> std::io::Result<String> {
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").as_bytes()).await?;
-    let mut buffer = vec![0; 16 << 10];
-    let len = tokio::time::timeout(SOON, stream.read(&mut buffer)).await??;
-    Ok(String::from_utf8_lossy(buffer.get(..len).unwrap_or_default()).into_owned())
+    let mut answer = Vec::new();
+    let whole = async {
+        // A head and its body may come apart, and what is left would be taken for the next answer.
+        while !is_whole(&String::from_utf8_lossy(&answer)) {
+            if stream.read_buf(&mut answer).await? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok::<(), std::io::Error>(())
+    };
+    tokio::time::timeout(SOON, whole).await??;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+fn is_whole(answer: &str) -> bool {
+    let Some((head, body)) = answer.split_once("\r\n\r\n") else { return false };
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+    });
+    body.len() >= length.unwrap_or(0)
 }
 
 /// The root that the authority signs with, once it answers.
@@ -123,7 +141,7 @@ async fn signing_root(authority: &Authority) -> CertificateDer<'static> {
     let answer = until("the authority answers", async || {
         let mut stream = dial(authority.management, "127.0.0.1", &Trust::Anything).await.ok()?;
         let answer = ask(&mut stream, "/roots/0").await.ok()?;
-        answer.contains("BEGIN CERTIFICATE").then_some(answer)
+        answer.contains("END CERTIFICATE").then_some(answer)
     });
     CertificateDer::from_pem_slice(answer.await.as_bytes()).expect("a root")
 }
