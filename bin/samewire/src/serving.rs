@@ -126,7 +126,7 @@ impl Serving {
     }
 
     /// Answers STUN requests that come in at sockets of others, within the relay's limits.
-    pub fn stun_answer(&self) -> Option<Arc<dyn Fn(&[u8], SocketAddr) -> Option<Vec<u8>> + Send + Sync>> {
+    pub fn stun_answer(&self) -> Option<sw_daemon::AnswerStun> {
         let relay = self.relay.clone()?;
         let answerer = relay.stun_answerer().ok()?;
         Some(Arc::new(move |datagram, from| answerer.answer(datagram, from)))

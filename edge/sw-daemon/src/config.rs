@@ -34,9 +34,12 @@ impl Default for Port {
     }
 }
 
-/// Gives the answer to a STUN request, or none.
+/// Gives the answer to a STUN request from this address, or none.
+pub type AnswerStun = Arc<dyn Fn(&[u8], SocketAddr) -> Option<Vec<u8>> + Send + Sync>;
+
+/// What answers STUN requests.
 #[derive(Clone)]
-pub struct StunAnswer(pub Arc<dyn Fn(&[u8], SocketAddr) -> Option<Vec<u8>> + Send + Sync>);
+pub struct StunAnswer(pub AnswerStun);
 
 impl fmt::Debug for StunAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -33,7 +33,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
 pub use args::{DEFAULT_STATE, DaemonArgs, cleanup, start_log, stop_signal, user_path};
-pub use config::{DaemonConfig, Port, StunAnswer, TunMode};
+pub use config::{AnswerStun, DaemonConfig, Port, StunAnswer, TunMode};
 pub use local_api::ResponseBody;
 pub use sw_netstack::{BoxedStream, DialError, NetstackError, Target, TcpListener, TcpStream, UdpSocket};
 pub use sw_types::local::Problem;
