@@ -127,7 +127,7 @@ fn nothing_is_left(studio: &mut Shell) {
     assert!(said.contains("samewire is gone from this machine."), "{said}");
     let left = studio.types_well(
         "ls -A /var/lib /run | grep -i samewire; ls /usr/local/bin; ip -br link | grep samewire\n\
-         ip rule | grep -v 'lookup \\(local\\|main\\|default\\)'; pgrep -f '^/usr/local/bin/samewire' -n 0\n\
+         ip rule | grep -v 'lookup \\(local\\|main\\|default\\)'; ss -Hlntup\n\
          nft list ruleset; true",
     );
     assert_eq!(left.trim(), "sudo", "{left}");
