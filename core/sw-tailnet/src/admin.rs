@@ -13,7 +13,7 @@ use crate::logins::LoginStatus;
 use crate::names::is_tag;
 use crate::record::{
     ApiKey, Audit, AuthKey, Change, JoinedBy, Node, Owner, PolicyVersion, ProviderIdentity, Role, SecretHash,
-    Session, SessionKind, Settings, User,
+    Passkey, Session, SessionKind, Settings, User,
 };
 use crate::register::{Entrance, expiry_audit, refusal};
 use crate::rules::PolicyError;
@@ -133,6 +133,9 @@ pub enum Command {
     SetSettings(Box<Settings>),
 }
 
+/// Passkeys of one person.
+pub const PASSKEYS_MAX: usize = 16;
+
 /// A new person.
 #[derive(Debug, Clone)]
 pub struct NewUser {
@@ -165,6 +168,8 @@ pub struct UserChange {
     pub suspended: Option<bool>,
     /// Groups of the identity provider.
     pub groups: Option<Vec<String>>,
+    /// All passkeys, in place of those before; at most [`PASSKEYS_MAX`].
+    pub passkeys: Option<Vec<Passkey>>,
 }
 
 /// A new key for joining.
@@ -377,6 +382,7 @@ impl Tailnet {
             suspended: false,
             provider: new.provider,
             groups: new.groups,
+            passkeys: Vec::new(),
             created: now.wall,
         };
         let audit = audit("user.create", &user.name, None, Some(role.as_str().to_owned()));
@@ -437,6 +443,10 @@ impl Tailnet {
         user.role = change.role.unwrap_or(user.role);
         user.suspended = change.suspended.unwrap_or(user.suspended);
         user.groups = change.groups.unwrap_or(user.groups);
+        user.passkeys = change.passkeys.unwrap_or(user.passkeys);
+        if user.passkeys.len() > PASSKEYS_MAX {
+            return Err(Refusal::Forbidden(format!("a person has at most {PASSKEYS_MAX} passkeys")));
+        }
         let owners = self.state.users().filter(|u| u.role == Role::Owner && !u.suspended).count();
         let was_owner = old.role == Role::Owner && !old.suspended;
         if was_owner && (user.role != Role::Owner || user.suspended) && owners == 1 {
@@ -445,7 +455,13 @@ impl Tailnet {
             ));
         }
         let text = |u: &User| {
-            format!("{} {}{}", u.login_name(), u.role.as_str(), if u.suspended { " suspended" } else { "" })
+            let keys = match u.passkeys.len() {
+                0 => String::new(),
+                1 => ", 1 passkey".to_owned(),
+                n => format!(", {n} passkeys"),
+            };
+            let suspended = if u.suspended { " suspended" } else { "" };
+            format!("{} {}{suspended}{keys}", u.login_name(), u.role.as_str())
         };
         let audit = audit("user.update", &old.name, Some(text(&old)), Some(text(&user)));
         self.record(actor, vec![audit], vec![Change::User(id, Some(Box::new(user)))], now);

@@ -54,7 +54,7 @@ mod tailnet;
 mod wire;
 
 pub use addresses::{Pool, v6_of};
-pub use admin::{Command, Done, NewApiKey, NewAuthKey, NewUser, Refusal, UserChange};
+pub use admin::{Command, Done, NewApiKey, NewAuthKey, NewUser, PASSKEYS_MAX, Refusal, UserChange};
 pub use encode::{MapMessage, Part};
 pub use live::{Facts, Presence};
 pub use logins::{Login, LoginStatus};
@@ -62,7 +62,7 @@ pub use names::{free_label, is_tag};
 pub use policy::{PolicyEngine, policy_world};
 pub use record::{
     ApiKey, Audit, AuthKey, Change, Dns, Entry, ExtraRecord, Ids, JoinedBy, Nameserver, Node, Owner,
-    PolicyVersion, ProviderIdentity, Role, SecretHash, Session, SessionKind, Settings, TAGGED_DEVICES, User,
+    Passkey, PolicyVersion, ProviderIdentity, Role, SecretHash, Session, SessionKind, Settings, TAGGED_DEVICES, User,
 };
 pub use register::Registered;
 pub use relays::RelayChange;

@@ -81,7 +81,21 @@ pub struct User {
     /// Groups the identity provider named at the last login; `group:` in policies.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
+    /// What signs this person in at the admin page besides links and machines.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passkeys: Vec<Passkey>,
     /// When the person was added.
+    pub created: UnixTime,
+}
+
+/// A passkey (WebAuthn credential) of a person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Passkey {
+    /// The credential's id, base64url.
+    pub id: String,
+    /// The public half with its counter, as the page's WebAuthn library writes it (JSON).
+    pub credential: String,
+    /// When it was registered.
     pub created: UnixTime,
 }
 

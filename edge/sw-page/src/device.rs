@@ -8,7 +8,7 @@ use ::http::{HeaderValue, Response, StatusCode, header};
 use std::time::Duration;
 use sw_net::front::Body;
 use sw_tailnet::{Command, Done, Login, LoginStatus, SessionKind};
-use sw_types::InviteToken;
+use sw_types::{InviteToken, UserId};
 use sw_web::sign::{self, DeviceView};
 
 /// The GET changes nothing: link scanners and chat previews burn nothing.
@@ -21,7 +21,10 @@ pub(crate) fn admin_link(ask: &Ask, token: &str) -> Response<Body> {
 
 /// Uses the link up and signs in.
 pub(crate) async fn use_admin_link(site: &Site, ask: &Ask, token: &str) -> Response<Body> {
-    let gone = || http::html(StatusCode::GONE, sign::admin_link_gone(ask.theme));
+    let gone = || {
+        site.failures.count(ask.peer.ip());
+        http::html(StatusCode::GONE, sign::admin_link_gone(ask.theme))
+    };
     let Ok(token) = token.parse::<InviteToken>() else { return gone() };
     let now = sw_control::clock::now().wall;
     let id = token.id().to_string();
@@ -38,21 +41,28 @@ pub(crate) async fn use_admin_link(site: &Site, ask: &Ask, token: &str) -> Respo
     if site.control.execute("admin link", Command::DeleteSession(id)).await.is_err() {
         return gone();
     }
-    let expires = now + Duration::from_secs(SESSION_S.unsigned_abs());
-    let make = Command::CreateSession { kind: SessionKind::Cookie, user, expires };
-    match site.control.execute("admin link", make).await {
-        Ok(Done::Secret { text, .. }) => signed_in(site, text.expose(), "/machines"),
-        Ok(_) | Err(_) => {
-            http::text(StatusCode::SERVICE_UNAVAILABLE, "signing in did not work; run: samewire admin\n")
+    match new_session(site, "admin link", user).await {
+        Some(cookie) => {
+            let mut response = http::see_other("/machines");
+            response.headers_mut().insert(header::SET_COOKIE, cookie);
+            response
         }
+        None => http::text(StatusCode::SERVICE_UNAVAILABLE, "signing in did not work; run: samewire admin\n"),
     }
 }
 
-pub(crate) fn signed_in(site: &Site, token: &str, to: &str) -> Response<Body> {
-    let mut response = http::see_other(to);
-    let cookie = HeaderValue::from_str(&site.session_cookie(token)).expect("a token is 22 digits");
-    response.headers_mut().insert(header::SET_COOKIE, cookie);
-    response
+/// A new session's cookie.
+pub(crate) async fn new_session(site: &Site, actor: &str, user: UserId) -> Option<HeaderValue> {
+    let expires = sw_control::clock::now().wall + Duration::from_secs(SESSION_S.unsigned_abs());
+    let make = Command::CreateSession { kind: SessionKind::Cookie, user, expires };
+    match site.control.execute(actor, make).await {
+        Ok(Done::Secret { text, .. }) => HeaderValue::from_str(&site.session_cookie(text.expose())).ok(),
+        Ok(_) => None,
+        Err(error) => {
+            tracing::warn!(%error, "no session was made");
+            None
+        }
+    }
 }
 
 /// Ends the session on both sides.
@@ -63,7 +73,10 @@ pub(crate) async fn sign_out(site: &Site, visitor: &Visitor) -> Response<Body> {
             tracing::debug!(%error, "session was not there to end");
         }
     }
-    signed_in(site, "", "/sign-in")
+    let mut response = http::see_other("/sign-in");
+    let cookie = HeaderValue::from_str(&site.session_cookie("")).expect("no token, so fixed words");
+    response.headers_mut().insert(header::SET_COOKIE, cookie);
+    response
 }
 
 /// `/register/ID` for the device's owner and for approvers.
@@ -154,12 +167,26 @@ fn view(ask: &Ask, login: &Login) -> DeviceView {
 /// "Pixel 10, Android 16".
 pub(crate) fn device_words(host: &sw_tailcfg::Hostinfo) -> String {
     let system = if host.distro.is_empty() {
-        format!("{} {}", host.os, host.os_version)
+        format!("{} {}", system_name(&host.os), host.os_version)
     } else {
-        format!("{} {}", host.distro, host.distro_version)
+        format!("{} {}", system_name(&host.distro), host.distro_version)
     };
     let parts = [host.device_model.trim(), system.trim()];
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
+}
+
+/// `debian` as its makers write it.
+fn system_name(id: &str) -> String {
+    match id {
+        "macOS" | "iOS" | "tvOS" => id.into(),
+        "nixos" => "NixOS".into(),
+        "opensuse" => "openSUSE".into(),
+        "rhel" => "RHEL".into(),
+        other => {
+            let mut chars = other.chars();
+            chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
+        }
+    }
 }
 
 /// First ten digits in two groups, enough to compare by eye.

@@ -4,10 +4,12 @@ use crate::http::{Fields, cookie};
 use crate::site::Site;
 use ::http::{HeaderMap, Uri, header};
 use sha2::{Digest, Sha256};
+use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
 use subtle::ConstantTimeEq;
 use sw_tailnet::{Role, SessionKind, Tailnet, User};
-use sw_types::{InviteToken, UnixTime, UserId};
+use sw_types::{Instant, InviteToken, UnixTime, UserId};
 
 /// How somebody is signed in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +76,13 @@ impl Site {
             || self.config.hosts.iter().any(|own| own.eq_ignore_ascii_case(bare))
     }
 
+    /// Whether the request names this server exactly as its URL does.
+    pub(crate) fn is_own_url(&self, headers: &HeaderMap, uri: &Uri) -> bool {
+        let named = uri.authority().map(::http::uri::Authority::as_str);
+        let host = named.or_else(|| headers.get(header::HOST)?.to_str().ok()).unwrap_or_default();
+        self.config.base_url.split_once("://").is_some_and(|(_, own)| own.eq_ignore_ascii_case(host))
+    }
+
     /// A change must come from a page of this server.
     pub(crate) fn is_same_origin(&self, headers: &HeaderMap) -> bool {
         match headers.get("sec-fetch-site") {
@@ -84,6 +93,38 @@ impl Site {
                 origin.and_then(|origin| origin.split_once("://")).is_some_and(|(_, host)| host == own)
             }
         }
+    }
+}
+
+/// How often an address failed to sign in lately; successes are not counted (threat-model.md §4).
+#[derive(Debug, Default)]
+pub(crate) struct Failures(Mutex<HashMap<IpAddr, (Instant, u32)>>);
+
+const FAILURES_PER_MINUTE: u32 = 60;
+/// Addresses remembered; beyond it those whose minute is over go, then all.
+const FAILURES_MAX: usize = 4_096;
+
+impl Failures {
+    pub(crate) fn count(&self, address: IpAddr) {
+        let now = sw_control::clock::now().mono;
+        let is_over = |since: Instant| now.saturating_since(since).as_secs() >= 60;
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= FAILURES_MAX {
+            all.retain(|_, (since, _)| !is_over(*since));
+        }
+        if all.len() >= FAILURES_MAX {
+            all.clear();
+        }
+        let entry = all.entry(address.to_canonical()).or_insert((now, 0));
+        *entry = if is_over(entry.0) { (now, 1) } else { (entry.0, entry.1 + 1) };
+    }
+
+    /// Seconds that the address has to wait, if it failed too often.
+    pub(crate) fn wait(&self, address: IpAddr) -> Option<u64> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (since, failures) = all.get(&address.to_canonical())?;
+        let passed = sw_control::clock::now().mono.saturating_since(*since).as_secs();
+        (*failures >= FAILURES_PER_MINUTE && passed < 60).then(|| 60 - passed)
     }
 }
 

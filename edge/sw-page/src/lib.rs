@@ -15,6 +15,7 @@ mod events;
 mod guard;
 mod http;
 mod join;
+mod passkey;
 mod site;
 mod undo;
 mod views;

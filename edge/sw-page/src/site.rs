@@ -1,10 +1,10 @@
 //! The site: what it was told, and which request goes where.
 
-use crate::guard::Visitor;
+use crate::guard::{Failures, Visitor};
 use crate::http::{self, Fields, cookie};
 use crate::join::{BinaryOffer, Kept, ScriptFacts};
 use crate::undo::Acts;
-use crate::{access, acts, device, events, join, views};
+use crate::{access, acts, device, events, join, passkey, views};
 use ::http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use std::fmt;
@@ -47,6 +47,8 @@ pub struct Site {
     pub(crate) acts: Acts,
     pub(crate) invites: Kept,
     pub(crate) risky: access::Risky,
+    pub(crate) ceremonies: passkey::Ceremonies,
+    pub(crate) failures: Failures,
     pub(crate) csrf_secret: [u8; 32],
 }
 
@@ -66,6 +68,9 @@ pub(crate) struct Ask {
     pub(crate) accepts_html: bool,
     pub(crate) peer: SocketAddr,
     pub(crate) is_tls: bool,
+    /// Whether the request names the server as its own URL does.
+    pub(crate) at_own_url: bool,
+    pub(crate) offers_passkeys: bool,
 }
 
 impl Ask {
@@ -84,6 +89,8 @@ impl Site {
             acts: Acts::default(),
             invites: Kept::default(),
             risky: access::Risky::default(),
+            ceremonies: passkey::Ceremonies::default(),
+            failures: Failures::default(),
             csrf_secret: sw_control::clock::random(),
         })
     }
@@ -131,7 +138,9 @@ impl Site {
         }
         let over_network = self.config.sign_in_by_network.then(|| came_over_network(conn)).flatten();
         let visitor = self.visitor(request.headers(), over_network).await;
-        let ask = read(&request, visitor, conn);
+        let mut ask = read(&request, visitor, conn);
+        ask.at_own_url = self.is_own_url(request.headers(), request.uri());
+        ask.offers_passkeys = self.offers_passkeys(ask.at_own_url);
         if *request.method() == Method::GET || *request.method() == Method::HEAD {
             return self.get(&ask).await;
         }
@@ -173,8 +182,14 @@ impl Site {
     }
 
     async fn post(self: &Arc<Self>, ask: &Ask, form: &Fields) -> Response<Body> {
-        match ask.pieces()[..] {
+        let pieces = ask.pieces();
+        if let (["admin", _] | ["passkey", "use", _], Some(wait)) = (&pieces[..], self.failures.wait(ask.peer.ip())) {
+            let why = format!("too many tries; it goes on by itself in {wait} s\n");
+            return http::text(StatusCode::TOO_MANY_REQUESTS, why);
+        }
+        match pieces[..] {
             ["admin", token] => return device::use_admin_link(self, ask, token).await,
+            ["passkey", "use", half] => return passkey::sign_in(self, ask, form, half).await,
             ["register", id] => return device::decide(self, ask, form, id).await,
             _ => {}
         }
@@ -190,6 +205,8 @@ impl Site {
             _ if !visitor.administers() => {
                 http::text(StatusCode::FORBIDDEN, "only an owner or admin may do this\n")
             }
+            ["passkey", "add", half] => passkey::add(self, ask, visitor, form, half).await,
+            ["settings", "passkeys", "remove"] => passkey::remove(self, visitor, form).await,
             _ => acts::act(self, ask, visitor, form).await,
         }
     }
@@ -223,6 +240,8 @@ fn read(request: &Request<Incoming>, visitor: Option<Visitor>, conn: &Conn) -> A
         accepts_html: header(header::ACCEPT).contains("text/html"),
         peer: conn.peer,
         is_tls: conn.is_tls(),
+        at_own_url: false,
+        offers_passkeys: false,
     }
 }
 
@@ -234,7 +253,12 @@ fn decoded(piece: &str) -> String {
 }
 
 pub(crate) fn sign_in(ask: &Ask, refused: &str) -> Response<Body> {
-    let view = sign::SignInView { refused: refused.into(), theme: ask.theme, ..sign::SignInView::default() };
+    let view = sign::SignInView {
+        refused: refused.into(),
+        passkeys: ask.offers_passkeys,
+        theme: ask.theme,
+        ..sign::SignInView::default()
+    };
     http::html(StatusCode::OK, sign::sign_in(&view))
 }
 

@@ -68,7 +68,7 @@ pub(crate) async fn shell(site: &Site, ask: &Ask, visitor: &Visitor, page: Page)
     });
     let way = match &visitor.way {
         Way::Machine(name) => format!("from {name}"),
-        Way::Session { .. } => "by link".into(),
+        Way::Session { .. } => "on this browser".into(),
     };
     // Cookies cannot be protected on plain http, so only this server's own machine or network may write there.
     let can_write = site.config.is_https() || ask.is_tls || is_near(ask);

@@ -39,6 +39,7 @@ fn entry(user: i64) -> Entry {
         suspended: false,
         provider: None,
         groups: Vec::new(),
+        passkeys: Vec::new(),
         created: UnixTime::from_secs(1),
     };
     let settings = Settings::new("S1".to_owned(), Pool::default());

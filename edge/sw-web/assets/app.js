@@ -5,16 +5,24 @@
   const inField = (el) => el && /^(INPUT|TEXTAREA|SELECT)$/.test(el.tagName);
 
   // ---- live fragments -------------------------------------------------------------------------
-  // A fragment is never swapped under the pointer or the focus; it waits until both are elsewhere.
+  // What has the pointer or the focus never moves: where the rows stay the same ones, only their changed cells are
+  // replaced; all else waits until both are elsewhere.
   const late = new Map();
   const busy = (el) => el.contains(document.activeElement) || el.matches(":hover");
+  const ids = (body) => [...body.rows].map((row) => row.id).join();
   const swap = (id, html) => {
     const old = $(id);
     if (!old) return;
-    if (busy(old)) { late.set(id, html); return; }
     const holder = document.createElement("template");
     holder.innerHTML = html;
-    old.replaceWith(holder.content);
+    const fresh = holder.content.firstElementChild;
+    if (!busy(old)) { old.replaceWith(holder.content); return; }
+    if (!old.rows || ids(old) !== ids(fresh)) { late.set(id, html); return; }
+    const cells = (body) => [...body.rows].flatMap((row) => [...row.cells]), next = cells(fresh);
+    cells(old).forEach((cell, i) => {
+      if (cell.isEqualNode(next[i])) return;
+      if (cell.contains(document.activeElement)) late.set(id, html); else cell.replaceWith(next[i]);
+    });
   };
   const flush = () => { for (const [id, html] of late) { late.delete(id); swap(id, html); } };
   document.addEventListener("pointerout", flush);
@@ -168,25 +176,29 @@
   }
 
   // ---- passkeys -------------------------------------------------------------------------------
-  const bytes = (s) => Uint8Array.from(atob(s.replace(/-/g, "+").replace(/_/g, "/")), (c) => c.charCodeAt(0));
-  const b64 = (b) => btoa(String.fromCharCode(...new Uint8Array(b))).replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "");
-  const send = (url, body, csrf) => fetch(url, { method: "POST", headers: { "content-type": "application/json", "x-csrf": csrf || "" }, body: JSON.stringify(body) });
-  $("passkey-add")?.addEventListener("click", async (e) => {
-    const csrf = e.target.dataset.csrf, start = await (await send("/passkey/register/start", {}, csrf)).json();
-    const key = start.publicKey;
-    key.challenge = bytes(key.challenge); key.user.id = bytes(key.user.id);
-    (key.excludeCredentials || []).forEach((c) => { c.id = bytes(c.id); });
-    const made = await navigator.credentials.create({ publicKey: key });
-    const done = await send("/passkey/register/finish", { id: made.id, clientDataJSON: b64(made.response.clientDataJSON), attestationObject: b64(made.response.attestationObject) }, csrf);
-    if (done.ok) location.reload();
+  const says = (words) => { const p = $("passkey-says"); p.textContent = words; p.hidden = false; };
+  const send = async (url, fields) => {
+    const answer = await fetch(url, { method: "POST", body: new URLSearchParams(fields) });
+    if (!answer.ok) throw new Error(await answer.text());
+    return answer.json();
+  };
+  const ceremony = (button, act) => $(button)?.addEventListener("click", async (e) => {
+    if (!window.PublicKeyCredential?.parseCreationOptionsFromJSON) { says("This browser is too old for passkeys."); return; }
+    try { await act(e.target.dataset.csrf || ""); } catch (error) {
+      says(error.name === "NotAllowedError" ? "No passkey was given. Nothing was changed." : error.message);
+    }
   });
-  $("passkey-use")?.addEventListener("click", async () => {
-    const start = await (await send("/passkey/sign-in/start", {})).json();
-    const key = start.publicKey;
-    key.challenge = bytes(key.challenge);
-    (key.allowCredentials || []).forEach((c) => { c.id = bytes(c.id); });
-    const got = await navigator.credentials.get({ publicKey: key });
-    const done = await send("/passkey/sign-in/finish", { id: got.id, clientDataJSON: b64(got.response.clientDataJSON), authenticatorData: b64(got.response.authenticatorData), signature: b64(got.response.signature) });
-    if (done.ok) location.href = new URLSearchParams(location.search).get("next") || "/machines";
+  ceremony("passkey-add", async (csrf) => {
+    const start = await send("/passkey/add/start", { csrf });
+    const publicKey = PublicKeyCredential.parseCreationOptionsFromJSON(start.publicKey);
+    const made = await navigator.credentials.create({ publicKey });
+    location.href = (await send("/passkey/add/finish", { csrf, ceremony: start.ceremony, credential: JSON.stringify(made) })).to;
+  });
+  ceremony("passkey-use", async () => {
+    const start = await send("/passkey/use/start", {});
+    const publicKey = PublicKeyCredential.parseRequestOptionsFromJSON(start.publicKey);
+    const got = await navigator.credentials.get({ publicKey });
+    const next = new URLSearchParams(location.search).get("next") || "";
+    location.href = (await send("/passkey/use/finish", { next, ceremony: start.ceremony, credential: JSON.stringify(got) })).to;
   });
 })();

@@ -1,6 +1,6 @@
 //! `/settings`: what holds for the whole network, signing in, safe keeping.
 
-use crate::parts::csrf;
+use crate::parts::{Act, csrf};
 use crate::shell::{Shell, Theme};
 use maud::{Markup, html};
 
@@ -24,8 +24,10 @@ pub enum Passkeys {
     /// The page is reached by an address or without TLS.
     #[default]
     NeedsName,
-    /// Registered ones, by name.
-    Offered(Vec<String>),
+    /// They work where the page is opened by its own URL, which this is not.
+    AtUrl(String),
+    /// Registered ones: id and words.
+    Offered(Vec<(String, String)>),
 }
 
 /// The whole page.
@@ -88,11 +90,16 @@ fn sign_in(shell: &Shell, view: &SettingsView) -> Markup {
                 form method="post" action="/sign-out" { (csrf(shell)) button.btn.sm { "Sign out" } }
             }))
             @match &view.passkeys {
-                Passkeys::NeedsName => (setting("Passkeys", "Passkeys need a domain name. You are signed in by your machine.", &html! {})),
-                Passkeys::Offered(names) => {
-                    (setting("Passkeys", &if names.is_empty() { "None yet".to_owned() } else { names.join(", ") }, &html! {
-                        button #passkey-add .btn.sm type="button" data-csrf=(shell.csrf) { "Add a passkey" }
+                Passkeys::NeedsName => (setting("Passkeys", &format!("Passkeys need a domain name and https; browsers refuse bare addresses. You are signed in {way}. With a domain: samewire up --domain NAME"), &html! {})),
+                Passkeys::AtUrl(url) => (setting("Passkeys", "They work where this page is opened by its own name", &html! { a href=(url) { (url) } })),
+                Passkeys::Offered(keys) => {
+                    (setting("Passkeys", if keys.is_empty() { "None yet" } else { "Each signs you in on the devices that keep it" }, &html! {
+                        button #passkey-add .btn.sm type="button" data-csrf=(shell.csrf) disabled[!shell.can_write] { "Add a passkey" }
                     }))
+                    p #passkey-says .note role="alert" hidden {}
+                    @for (id, words) in keys {
+                        (setting("", &format!("Passkey {}, {words}", id.chars().take(6).collect::<String>()), &Act { to: "/settings/passkeys/remove", label: "Remove", class: "sm quiet", fields: &[("id", id)] }.show(shell)))
+                    }
                 }
             }
             (setting("Company sign-in (OIDC)", &view.oidc, &html! {}))

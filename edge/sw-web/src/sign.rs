@@ -22,6 +22,7 @@ pub fn sign_in(view: &SignInView) -> String {
             @if view.passkeys { button #passkey-use .btn.go type="button" { "Use a passkey" } }
             @if !view.oidc_name.is_empty() { a.btn href="/oidc/start" { "Sign in with " (view.oidc_name) } }
         }
+        p #passkey-says .note role="alert" hidden {}
         p.small.muted { "A new link: on the first machine run " code { "samewire admin" } }
     };
     bare("Sign in", view.theme, "phone", &main)
@@ -100,7 +101,10 @@ pub fn approve(view: &DeviceView) -> String {
             button.btn.go name="answer" value="approve" { "Approve" }
             button.btn name="answer" value="refuse" { "Refuse" }
         }
-        p.small.muted.signed { "Signed in as " (who) ". " a href="/sign-out" { "Not you?" } }
+        form.small.muted.signed method="post" action="/sign-out" {
+            input type="hidden" name="csrf" value=(view.csrf);
+            "Signed in as " (who) ". " button.linklike { "Not you?" }
+        }
     };
     bare(&format!("Let {} join?", view.name), view.theme, "phone", &main)
 }

@@ -408,6 +408,7 @@ fn relays_view(tailnet: &Tailnet) -> relays::RelaysView {
 pub(super) async fn settings(site: &Site, ask: &Ask, visitor: &Visitor) -> Option<String> {
     let shell = shell(site, ask, visitor, Page::Settings).await?;
     let (theme, version) = (ask.theme, site.config.version.clone());
+    let passkeys = site.passkeys_of(ask, visitor).await;
     let view = site.control.read(move |tailnet| {
         let settings = tailnet.state().settings();
         settings::SettingsView {
@@ -415,7 +416,7 @@ pub(super) async fn settings(site: &Site, ask: &Ask, visitor: &Visitor) -> Optio
             address_range: format!("{}/{}", settings.pool.base, settings.pool.bits),
             approval: settings.approval,
             key_expiry_days: settings.key_days.unwrap_or(0),
-            passkeys: settings::Passkeys::NeedsName,
+            passkeys,
             oidc: "Not set up".into(),
             backup: "One file with everything but the server's keys".into(),
             version: format!("samewire {version}"),

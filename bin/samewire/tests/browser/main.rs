@@ -1,0 +1,14 @@
+//! The admin page in a real browser: headless Chromium against the real server, with real machines that join.
+//!
+//! Pictures of every page lie in `target/tmp/pictures` afterwards, or where `SAMEWIRE_PICTURES` says.
+
+mod network;
+mod story;
+mod tab;
+
+use std::io::Write as _;
+
+/// Prints past the test harness, which would hide the line of a test that passes.
+fn skip(test: &str, why: &str) {
+    writeln!(std::io::stderr(), "skipped: {test}: {why}").expect("stderr");
+}

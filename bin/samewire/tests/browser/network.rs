@@ -1,0 +1,212 @@
+//! A real server in the test's process, and real machines that join it over the protocol.
+
+use samewire::serving::{Place, Serving};
+use serde_json::Value;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Child, Command as Program, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use sw_control::{Control, Roles, ServeArgs, clock};
+use sw_lab::LocalApi;
+use sw_tailnet::{Command, Done, NewAuthKey, NewUser, PolicyEngine, SessionKind};
+
+use crate::tab::SOON;
+
+/// The server of a network with one person, Ada.
+pub(crate) struct Network {
+    pub(crate) control: Control,
+    pub(crate) url: String,
+    state: tempfile::TempDir,
+}
+
+impl Network {
+    /// Serves on loopback, as `samewire control serve` does.
+    pub(crate) async fn start() -> Self {
+        let state = tempfile::tempdir().expect("a folder");
+        Self::start_in(state).await
+    }
+
+    /// Serves what lies in `state`.
+    pub(crate) async fn start_in(state: tempfile::TempDir) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+        let url = format!("http://localhost:{port}");
+        let listen = SocketAddr::from(([127, 0, 0, 1], port));
+        let args = ServeArgs {
+            url: url.clone(),
+            listen: Some(listen),
+            policy: None,
+            derp_map: None,
+            no_relay: false,
+            tls_cert: None,
+            tls_key: None,
+        };
+        let dir = state.path().join("control");
+        let (handle, given) = tokio::sync::oneshot::channel();
+        let engine = Arc::new(PolicyEngine::new(&url));
+        let keys = dir.clone();
+        let roles = move |server: &sw_control::Server, bound: sw_control::Bound| {
+            let place = Place {
+                url: bound.url,
+                hosts: vec![bound.host],
+                listen: bound.listen,
+                is_reachable_outside: false,
+                has_node: false,
+                given: None,
+            };
+            let serving = Serving::start(server, &keys, &place, false).map_err(|e| format!("{e:#}"))?;
+            let _is_waited_for = handle.send(server.control().clone());
+            Ok(Roles {
+                others: Some(serving.router()),
+                tls: Some(serving.tls.clone()),
+                derp_map: serving.derp_map.clone(),
+            })
+        };
+        tokio::spawn(async move {
+            if let Err(error) = sw_control::serve(args, dir, engine, roles).await {
+                panic!("the server: {error}");
+            }
+        });
+        let control = given.await.expect("the server starts");
+        let begun = Instant::now();
+        while tokio::net::TcpStream::connect(listen).await.is_err() {
+            assert!(begun.elapsed() < SOON, "the server does not listen");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let network = Self { control, url, state };
+        if network.control.read(|t| t.state().users().count()).await.expect("runs") == 0 {
+            network.add_person("ada", "Ada Marsh").await;
+        }
+        network
+    }
+
+    pub(crate) async fn add_person(&self, name: &str, display: &str) {
+        let new = NewUser {
+            name: name.into(),
+            email: None,
+            display_name: display.into(),
+            role: None,
+            provider: None,
+            groups: Vec::new(),
+        };
+        self.control.execute("root", Command::CreateUser(new)).await.expect("a person");
+    }
+
+    /// The path of a one-time link for Ada.
+    pub(crate) async fn link(&self) -> String {
+        let user = self.control.read(|t| t.state().find_user("ada").map(|u| u.id)).await;
+        let user = user.expect("runs").expect("ada");
+        let expires = clock::now().wall + Duration::from_secs(3_600);
+        let make = Command::CreateSession { kind: SessionKind::Link, user, expires };
+        let done = self.control.execute("root", make).await.expect("made");
+        let Done::Secret { text, .. } = done else { panic!("no secret: {done:?}") };
+        format!("/admin/{}", text.expose())
+    }
+
+    /// A key with which any number of machines join for Ada.
+    pub(crate) async fn key(&self) -> String {
+        let user = self.control.read(|t| t.state().find_user("ada").map(|u| u.id)).await.expect("runs");
+        let new = NewAuthKey { user, preapproved: true, ..NewAuthKey::default() };
+        let done = self.control.execute("root", Command::CreateAuthKey(new)).await.expect("made");
+        let Done::Secret { text, .. } = done else { panic!("no secret: {done:?}") };
+        text.expose().clone()
+    }
+
+    /// Starts a machine that asks to join; without a key it waits at its login page.
+    pub(crate) fn machine(&self, name: &str, key: Option<&str>) -> Machine {
+        let dir = self.state.path().join(name);
+        std::fs::create_dir_all(&dir).expect("a folder");
+        let socket = dir.join("daemon.sock");
+        let log = std::fs::File::create(dir.join("log")).expect("a log");
+        let daemon = Program::new(env!("CARGO_BIN_EXE_samewire"))
+            .arg("--socket")
+            .arg(&socket)
+            .args(["daemon", "--tun=userspace-networking", "--port=0", "--statedir"])
+            .arg(dir.join("state"))
+            .env("HOME", &dir)
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("a daemon");
+        let mut machine = Machine { name: name.into(), api: LocalApi::new(&socket), socket, daemon, up: None };
+        machine.until("its daemon answers", |status| status.get("BackendState").map(|_| ()));
+        let mut up = machine.command("up");
+        up.arg(format!("--login-server={}", self.url)).arg(format!("--hostname={name}"));
+        if let Some(key) = key {
+            up.arg(format!("--auth-key={key}"));
+        }
+        let log = std::fs::File::create(dir.join("up.log")).expect("a log");
+        let up = up.stdout(Stdio::null()).stderr(log).spawn().expect("up starts");
+        machine.up = Some(up);
+        machine
+    }
+}
+
+/// One machine: the real daemon, without a TUN, so that no privilege is needed.
+pub(crate) struct Machine {
+    name: String,
+    api: LocalApi,
+    socket: PathBuf,
+    daemon: Child,
+    up: Option<Child>,
+}
+
+impl Machine {
+    fn command(&self, verb: &str) -> Program {
+        let mut command = Program::new(env!("CARGO_BIN_EXE_samewire"));
+        command.arg("--socket").arg(&self.socket).arg(verb).stdin(Stdio::null());
+        command
+    }
+
+    /// Waits until its status has something.
+    pub(crate) fn until<T>(&self, what: &str, found: impl Fn(&Value) -> Option<T>) -> T {
+        let begun = Instant::now();
+        loop {
+            if let Some(value) = self.api.status().as_ref().and_then(&found) {
+                return value;
+            }
+            assert!(begun.elapsed() < SOON, "{}: {what}: not in {SOON:?}: {:?}", self.name, self.api.status());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The path of the page where somebody lets it in.
+    pub(crate) fn login_page(&self) -> String {
+        let url = self.until("it has a login page", |status| {
+            status["AuthURL"].as_str().filter(|url| !url.is_empty()).map(str::to_owned)
+        });
+        url[url.find("/register/").expect("a login page")..].to_owned()
+    }
+
+    pub(crate) fn until_running(&self) {
+        self.until("it runs", |status| (status["BackendState"] == "Running").then_some(()));
+    }
+
+    /// Whether it sees a machine of that name.
+    pub(crate) fn sees(&self, name: &str) -> bool {
+        self.api.peer(name).is_some()
+    }
+
+    pub(crate) fn ping(&self, name: &str) {
+        let status = self.command("ping").args(["--c=3", "--timeout=2s", name]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        assert!(status.is_ok(), "ping starts");
+    }
+
+    /// Ends it in good order.
+    pub(crate) fn stop(&mut self) {
+        if let Some(pid) = rustix::process::Pid::from_raw(self.daemon.id().cast_signed()) {
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        }
+        self.daemon.wait().expect("it ends");
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        for child in self.up.iter_mut().chain([&mut self.daemon]) {
+            let _gone = child.kill();
+            let _status = child.wait();
+        }
+    }
+}
+

@@ -1,0 +1,181 @@
+//! One admin's day: sign in, let machines in, change the policy, invite somebody, see a machine go.
+
+use std::time::Duration;
+
+use fantoccini::Locator;
+use fantoccini::key::Key;
+
+use crate::network::{Machine, Network};
+use crate::skip;
+use crate::tab::{SOON, Tab, missing};
+
+/// A node hears of a new policy within this.
+const REACHES_NODES: Duration = Duration::from_secs(1);
+/// A machine that ends in good order shows as offline within this, without a reload.
+const SHOWS_OFFLINE: Duration = Duration::from_secs(20);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_admin_runs_a_network_from_the_page() {
+    if let Some(why) = missing() {
+        return skip("an_admin_runs_a_network_from_the_page", &why);
+    }
+    let network = Network::start().await;
+    let mut tab = Tab::open(&network.url).await;
+    sign_in_by_link(&network, &tab).await;
+    let attic = approve_on_the_machines_page(&network, &tab).await;
+    let mut birch = approve_on_a_phone(&network, &mut tab).await;
+    let studio = network.machine("studio", Some(&network.key().await));
+    studio.until_running();
+    attic.ping("birch");
+    rename_and_undo(&tab).await;
+    edit_the_policy(&tab, &attic).await;
+    invite_a_person(&tab).await;
+    goes_offline_live(&tab, &mut birch).await;
+    use_a_passkey(&tab).await;
+    no_page_complains(&tab).await;
+    tab.close().await;
+}
+
+async fn sign_in_by_link(network: &Network, tab: &Tab) {
+    let link = network.link().await;
+    // A link scanner's GET uses nothing up.
+    tab.goto(&link).await;
+    tab.goto(&link).await;
+    tab.picture("sign-in-by-link").await;
+    tab.press("Sign in").await;
+    tab.until_says("Ada Marsh").await;
+    assert_eq!(tab.path().await, "/machines");
+    tab.picture("machines-empty").await;
+    tab.goto(&link).await;
+    tab.press("Sign in").await;
+    tab.until_says("samewire admin").await;
+}
+
+async fn approve_on_the_machines_page(network: &Network, tab: &Tab) -> Machine {
+    tab.goto("/machines").await;
+    let attic = network.machine("attic-nas", None);
+    attic.login_page();
+    // Nobody reloads: the request comes by the event stream.
+    tab.until_says("attic-nas asks to join").await;
+    tab.picture("machines-waiting").await;
+    tab.press("Approve").await;
+    attic.until_running();
+    tab.goto("/machines").await;
+    tab.css("#m-attic-nas").await;
+    attic
+}
+
+async fn approve_on_a_phone(network: &Network, tab: &mut Tab) -> Machine {
+    let birch = network.machine("birch", None);
+    let page = birch.login_page();
+    tab.phone().await;
+    tab.goto(&page).await;
+    tab.until_says("Let birch join?").await;
+    tab.picture("approve").await;
+    // ux.md §6, check 23: complete without scrolling.
+    let (page_height, window) = (tab.js("return document.documentElement.scrollHeight").await, 844);
+    assert!(page_height.as_i64().is_some_and(|height| height <= window), "{page_height} > {window}");
+    tab.press("Approve").await;
+    tab.until_says("birch is in").await;
+    tab.picture("approved").await;
+    birch.until_running();
+    tab.desktop().await;
+    birch
+}
+
+async fn rename_and_undo(tab: &Tab) {
+    tab.goto("/machines/studio").await;
+    tab.picture("machine").await;
+    tab.client.find(Locator::Css("body")).await.expect("a body").send_keys("e").await.expect("a key");
+    let field = tab.css("input[name=name]").await;
+    field.clear().await.expect("a field");
+    field.send_keys(&format!("workshop{}", char::from(Key::Enter))).await.expect("typed");
+    tab.until_says("Renamed to workshop.").await;
+    tab.press("Undo").await;
+    tab.until_says("Undone").await;
+    tab.goto("/machines").await;
+    tab.css("#m-studio").await;
+}
+
+async fn edit_the_policy(tab: &Tab, attic: &Machine) {
+    attic.until("it sees birch", |_| attic.sees("birch").then_some(()));
+    tab.goto("/access").await;
+    let wrong = r#"{"grants": [{"src": ["ada@"], "dst": ["tag:nosuch"], "ip": ["*"]}]}"#;
+    write_policy(tab, wrong).await;
+    tab.until("the error shows under its line", Duration::from_secs(1) + SOON, async || {
+        tab.text().await.contains("nosuch") && !tab.css("#save").await.is_enabled().await.expect("a button")
+    })
+    .await;
+    tab.picture("access-error").await;
+    let right = "{\n  // Nobody reaches anybody but one's own machines' page.\n  \"grants\": [{\"src\": [\"studio\"], \"dst\": [\"attic-nas\"], \"ip\": [\"22\"]}],\n  \"hosts\": {\"studio\": \"100.64.0.3\", \"attic-nas\": \"100.64.0.1\"},\n}";
+    write_policy(tab, right).await;
+    tab.until("Save is on", SOON, async || tab.css("#save").await.is_enabled().await.expect("a button")).await;
+    tab.picture("access").await;
+    tab.css("#save").await.click().await.expect("a button");
+    let took = tab.until("the node hears of it", REACHES_NODES, async || !attic.sees("birch")).await;
+    println!("policy saved to node told: {} ms", took.as_millis());
+    tab.until_says("Version 1 is in force.").await;
+    write_policy(tab, "{\"grants\": [{\"src\": [\"*\"], \"dst\": [\"*\"], \"ip\": [\"*\"]}]}").await;
+    tab.until("Save is on", SOON, async || tab.css("#save").await.is_enabled().await.expect("a button")).await;
+    tab.css("#save").await.click().await.expect("a button");
+    tab.until_says("Version 2 is in force.").await;
+    attic.until("it sees birch again", |_| attic.sees("birch").then_some(()));
+    tab.goto("/access?tab=history").await;
+    tab.picture("access-history").await;
+}
+
+/// Puts a text into the editor as if typed.
+async fn write_policy(tab: &Tab, text: &str) {
+    tab.css("#text").await;
+    let quoted = serde_json::to_string(text).expect("a string");
+    tab.js(&format!(
+        "const t = document.getElementById('text'); t.value = {quoted}; t.dispatchEvent(new Event('input'));"
+    ))
+    .await;
+}
+
+async fn invite_a_person(tab: &Tab) {
+    tab.goto("/people").await;
+    tab.press("Invite someone").await;
+    tab.fill("input[name=name]", "jun").await;
+    tab.press("Make the link").await;
+    tab.until_says("jun is invited").await;
+    tab.picture("people").await;
+}
+
+async fn goes_offline_live(tab: &Tab, birch: &mut Machine) {
+    tab.goto("/machines").await;
+    tab.picture("machines").await;
+    tab.js("window.same = true").await;
+    birch.stop();
+    let took = tab.until("birch is offline", SHOWS_OFFLINE, async || {
+        tab.css("#m-birch").await.text().await.is_ok_and(|row| row.contains("offline"))
+    });
+    let took = took.await;
+    println!("stopped to shown as offline: {} ms", took.as_millis());
+    assert_eq!(tab.js("return window.same").await, true, "the page was not loaded again");
+}
+
+async fn use_a_passkey(tab: &Tab) {
+    tab.add_authenticator().await;
+    tab.goto("/settings").await;
+    tab.until_says("None yet").await;
+    tab.press("Add a passkey").await;
+    tab.until_says("The passkey is added.").await;
+    tab.picture("settings").await;
+    tab.press("Sign out").await;
+    tab.until_says("Use a passkey").await;
+    tab.picture("sign-in").await;
+    tab.goto("/machines").await;
+    tab.until_says("Sign in").await;
+    tab.press("Use a passkey").await;
+    tab.until_says("Ada Marsh").await;
+    assert_eq!(tab.path().await, "/machines");
+}
+
+async fn no_page_complains(tab: &Tab) {
+    let complaints: Vec<_> = tab.log("browser").await.into_iter().filter(|line| line["level"] != "INFO").collect();
+    // A link used up answers 410, which Chromium reports as an error of the network.
+    let complaints: Vec<_> = complaints.iter().filter(|line| !line.to_string().contains("410")).collect();
+    assert!(complaints.is_empty(), "{complaints:?}");
+}
