@@ -11,6 +11,8 @@ use sw_cli::admin::{AdminCommand, Common};
 use sw_control::{Bound, Roles, ServeArgs, Server};
 use sw_net::acme::{HttpProofs, Keeper};
 use sw_net::tls::CertStore;
+use sw_page::OidcConfig;
+use sw_types::Secret;
 
 /// `samewire control VERB`.
 #[derive(Debug, Args)]
@@ -24,7 +26,12 @@ pub(crate) struct ControlArgs {
 #[derive(Debug, Subcommand)]
 enum ControlCommand {
     /// Run the control server
-    Serve(ServeArgs),
+    Serve {
+        #[command(flatten)]
+        serve: ServeArgs,
+        #[command(flatten)]
+        oidc: OidcArgs,
+    },
     /// Put a backup in the place of the network (the server must not run)
     Restore {
         /// What `control backup` wrote
@@ -34,9 +41,56 @@ enum ControlCommand {
     Admin(AdminCommand),
 }
 
+/// Company sign-in (OpenID Connect).
+#[derive(Debug, Args)]
+struct OidcArgs {
+    /// The provider's issuer URL; its people can then sign in to the page
+    #[arg(long, value_name = "URL", requires = "oidc_client_id")]
+    oidc_issuer: Option<String>,
+    /// The name under which the provider knows this server (redirect URL: URL/oidc/callback)
+    #[arg(long, value_name = "ID", requires = "oidc_issuer")]
+    oidc_client_id: Option<String>,
+    /// File with the client's secret
+    #[arg(long, value_name = "FILE", requires = "oidc_issuer")]
+    oidc_client_secret_file: Option<PathBuf>,
+    /// People with a verified mail address of this domain get in (may be given more than once)
+    #[arg(long, value_name = "DOMAIN", requires = "oidc_issuer")]
+    oidc_allow_domain: Vec<String>,
+    /// People of this group get in (may be given more than once)
+    #[arg(long, value_name = "GROUP", requires = "oidc_issuer")]
+    oidc_allow_group: Vec<String>,
+    /// The claim that lists a person's groups; they are group:NAME in the policy
+    #[arg(long, value_name = "CLAIM", default_value = "groups")]
+    oidc_groups_claim: String,
+    /// Members of this group are admins
+    #[arg(long, value_name = "GROUP", requires = "oidc_issuer")]
+    oidc_admin_group: Option<String>,
+}
+
+impl OidcArgs {
+    fn config(self) -> std::io::Result<Option<OidcConfig>> {
+        let (Some(issuer), Some(client_id)) = (self.oidc_issuer, self.oidc_client_id) else {
+            return Ok(None);
+        };
+        let secret = self.oidc_client_secret_file.map(std::fs::read_to_string).transpose()?;
+        Ok(Some(OidcConfig {
+            issuer,
+            client_id,
+            client_secret: secret.map(|text| Secret::new(text.trim().to_owned())),
+            allow_domains: self.oidc_allow_domain,
+            allow_groups: self.oidc_allow_group,
+            groups_claim: self.oidc_groups_claim,
+            admin_group: self.oidc_admin_group,
+        }))
+    }
+}
+
 pub(crate) fn run(args: ControlArgs) -> ExitCode {
     match args.command {
-        ControlCommand::Serve(serve_args) => serve(serve_args, args.common),
+        ControlCommand::Serve { serve: serve_args, oidc } => match oidc.config() {
+            Ok(oidc) => serve(serve_args, oidc, args.common),
+            Err(error) => fail(&format!("the OIDC secret cannot be read: {error}."), None, None, 1),
+        },
         ControlCommand::Restore { file } => match sw_control::restore(&file, &args.common.state) {
             Ok(text) => {
                 print(&text);
@@ -55,7 +109,7 @@ pub(crate) fn run(args: ControlArgs) -> ExitCode {
     }
 }
 
-fn serve(args: ServeArgs, common: Common) -> ExitCode {
+fn serve(args: ServeArgs, oidc: Option<OidcConfig>, common: Common) -> ExitCode {
     crate::start_log();
     let runtime =
         match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("sw-control").build() {
@@ -64,7 +118,7 @@ fn serve(args: ServeArgs, common: Common) -> ExitCode {
         };
     let engine = Arc::new(sw_tailnet::PolicyEngine::new(&args.url));
     let (no_relay, state) = (args.no_relay, common.state.clone());
-    let roles = move |server: &Server, bound: Bound| roles(server, bound, &state, no_relay);
+    let roles = move |server: &Server, bound: Bound| roles(server, bound, oidc, &state, no_relay);
     let served = runtime.block_on(sw_control::serve(args, common.state, engine, roles));
     match served {
         Ok(()) => ExitCode::SUCCESS,
@@ -73,7 +127,13 @@ fn serve(args: ServeArgs, common: Common) -> ExitCode {
 }
 
 /// Relay, STUN and page of this process.
-fn roles(server: &Server, bound: Bound, state: &std::path::Path, no_relay: bool) -> Result<Roles, String> {
+fn roles(
+    server: &Server,
+    bound: Bound,
+    oidc: Option<OidcConfig>,
+    state: &std::path::Path,
+    no_relay: bool,
+) -> Result<Roles, String> {
     let mut hosts = vec![bound.host];
     let own = bound.listen.ip();
     if !own.is_unspecified() && !hosts.contains(&reach::url_host(own)) {
@@ -91,6 +151,7 @@ fn roles(server: &Server, bound: Bound, state: &std::path::Path, no_relay: bool)
         is_reachable_outside: reach::is_public(own),
         has_node: false,
         given: bound.given,
+        oidc,
     };
     let told = |error: anyhow::Error| format!("{error:#}");
     let (certificates, proofs) = (CertStore::new(), Arc::<HttpProofs>::default());

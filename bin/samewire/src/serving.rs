@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use sw_control::{Control, JoinFacts, Server};
 use sw_net::front::{Body, BoxFuture, Conn, Router, Stream};
 use sw_net::tls::{CertHash, CertStore, Identity, self_signed_pem};
-use sw_page::{BinaryOffer, ScriptFacts, Site, SiteConfig};
+use sw_page::{BinaryOffer, OidcConfig, ScriptFacts, Site, SiteConfig};
 use sw_relay::{Admission, OWN_REGION, Relay, RelayConfig, RelayPlace, derp_map, derp_region, hash_text};
 use sw_store::KeyFile;
 use sw_tailcfg::DerpMap;
@@ -39,6 +39,8 @@ pub struct Place {
     pub has_node: bool,
     /// A certificate that others believe, from the operator or an authority; without one, our own is pinned.
     pub given: Option<Identity>,
+    /// Company sign-in, if set up.
+    pub oidc: Option<OidcConfig>,
 }
 
 /// Relay and page of a server, ready to be put behind its listener.
@@ -292,6 +294,7 @@ fn site_config(place: &Place, join: Arc<JoinFacts>) -> SiteConfig {
         },
         binary: own_binary(),
         sign_in_by_network: place.has_node,
+        oidc: place.oidc.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
     }
 }

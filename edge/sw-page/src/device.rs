@@ -107,7 +107,7 @@ pub(crate) async fn state(site: &Site, id: &str) -> Response<Body> {
 /// Approve or refuse.
 pub(crate) async fn decide(site: &Site, ask: &Ask, form: &Fields, id: &str) -> Response<Body> {
     let Some(visitor) = &ask.visitor else {
-        return sign_in(ask, "Sign in first; then open the device's page again.");
+        return sign_in(site, ask, "Sign in first; then open the device's page again.");
     };
     if !has_token(visitor, form) {
         return http::text(StatusCode::FORBIDDEN, "the form is too old: load the page again\n");

@@ -15,6 +15,7 @@ mod events;
 mod guard;
 mod http;
 mod join;
+mod oidc;
 mod passkey;
 mod site;
 mod undo;
@@ -22,4 +23,5 @@ mod views;
 mod words;
 
 pub use join::{BinaryOffer, ScriptFacts};
+pub use oidc::OidcConfig;
 pub use site::{Site, SiteConfig};

@@ -3,8 +3,9 @@
 use crate::guard::{Failures, Visitor};
 use crate::http::{self, Fields, cookie};
 use crate::join::{BinaryOffer, Kept, ScriptFacts};
+use crate::oidc::OidcConfig;
 use crate::undo::Acts;
-use crate::{access, acts, device, events, join, passkey, views};
+use crate::{access, acts, device, events, join, oidc, passkey, views};
 use ::http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use std::fmt;
@@ -30,6 +31,8 @@ pub struct SiteConfig {
     /// Whether a machine of this network runs beside the server, so that connections to its own address of the
     /// network come from machines whose owners are known.
     pub sign_in_by_network: bool,
+    /// Company sign-in, if set up.
+    pub oidc: Option<OidcConfig>,
     /// Version of this program, for Settings.
     pub version: String,
 }
@@ -49,6 +52,7 @@ pub struct Site {
     pub(crate) risky: access::Risky,
     pub(crate) ceremonies: passkey::Ceremonies,
     pub(crate) failures: Failures,
+    pub(crate) oidc_pending: oidc::Pending,
     pub(crate) csrf_secret: [u8; 32],
 }
 
@@ -61,6 +65,8 @@ impl fmt::Debug for Site {
 /// One request, read and checked.
 pub(crate) struct Ask {
     pub(crate) path: Vec<String>,
+    /// Path and query as they came.
+    pub(crate) url: String,
     pub(crate) query: Fields,
     pub(crate) visitor: Option<Visitor>,
     pub(crate) theme: Theme,
@@ -91,13 +97,14 @@ impl Site {
             risky: access::Risky::default(),
             ceremonies: passkey::Ceremonies::default(),
             failures: Failures::default(),
+            oidc_pending: oidc::Pending::default(),
             csrf_secret: sw_control::clock::random(),
         })
     }
 
     /// Whether a path belongs to the site (architecture.md §10.2).
     pub fn serves(path: &str) -> bool {
-        const FIRST: [&str; 22] = [
+        const FIRST: [&str; 23] = [
             "",
             "machines",
             "network",
@@ -119,6 +126,7 @@ impl Site {
             "j",
             "undo",
             "passkey",
+            "oidc",
             "favicon.ico",
         ];
         let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
@@ -142,7 +150,11 @@ impl Site {
         ask.at_own_url = self.is_own_url(request.headers(), request.uri());
         ask.offers_passkeys = self.offers_passkeys(ask.at_own_url);
         if *request.method() == Method::GET || *request.method() == Method::HEAD {
-            return self.get(&ask).await;
+            return match ask.pieces()[..] {
+                ["oidc", "start"] => oidc::start(self, &ask).await,
+                ["oidc", "callback"] => oidc::callback(self, &ask, request.headers()).await,
+                _ => self.get(&ask).await,
+            };
         }
         if *request.method() != Method::POST {
             return http::text(StatusCode::METHOD_NOT_ALLOWED, "GET or POST\n");
@@ -161,7 +173,7 @@ impl Site {
             ["assets", name] => return asset(name),
             ["favicon.ico"] => return http::see_other(&sw_web::assets::ICON.url()),
             ["admin", token] => return device::admin_link(ask, token),
-            ["sign-in"] => return sign_in(ask, ""),
+            ["sign-in"] => return sign_in(self, ask, ""),
             ["j", token] => return join::page(self, ask, token).await,
             ["j", token, "bin", arch] => return join::binary(self, ask, token, arch).await,
             ["register", id] => return device::page(self, ask, id).await,
@@ -169,10 +181,10 @@ impl Site {
             _ => {}
         }
         let Some(visitor) = &ask.visitor else {
-            return sign_in(ask, "");
+            return sign_in(self, ask, "");
         };
         if !visitor.administers() {
-            return sign_in(ask, "Only an owner or admin may see this page.");
+            return sign_in(self, ask, "Only an owner or admin may see this page.");
         }
         match ask.pieces()[..] {
             [] | ["admin"] => http::see_other("/machines"),
@@ -194,7 +206,7 @@ impl Site {
             _ => {}
         }
         let Some(visitor) = &ask.visitor else {
-            return sign_in(ask, "You were signed out meanwhile; nothing was changed.");
+            return sign_in(self, ask, "You were signed out meanwhile; nothing was changed.");
         };
         if !crate::guard::has_token(visitor, form) {
             return http::text(StatusCode::FORBIDDEN, "the form is too old: load the page again\n");
@@ -229,6 +241,7 @@ fn read(request: &Request<Incoming>, visitor: Option<Visitor>, conn: &Conn) -> A
     let path = request.uri().path().split('/').filter(|piece| !piece.is_empty()).map(decoded).collect();
     Ask {
         path,
+        url: request.uri().path_and_query().map(ToString::to_string).unwrap_or_default(),
         query: Fields::parse(request.uri().query().unwrap_or_default().as_bytes()),
         visitor,
         theme: match cookie(headers, "theme") {
@@ -252,14 +265,23 @@ fn decoded(piece: &str) -> String {
     form_urlencoded::parse(pair.as_bytes()).next().map(|(_, value)| value.into_owned()).unwrap_or_default()
 }
 
-pub(crate) fn sign_in(ask: &Ask, refused: &str) -> Response<Body> {
+pub(crate) fn sign_in(site: &Site, ask: &Ask, refused: &str) -> Response<Body> {
     let view = sign::SignInView {
         refused: refused.into(),
         passkeys: ask.offers_passkeys,
+        oidc_name: site.config.oidc.as_ref().map(|oidc| oidc.name().to_owned()).unwrap_or_default(),
+        next: next_of(ask),
         theme: ask.theme,
-        ..sign::SignInView::default()
     };
     http::html(StatusCode::OK, sign::sign_in(&view))
+}
+
+/// Where to go after signing in: what the page was asked for, or the page itself.
+fn next_of(ask: &Ask) -> String {
+    match ask.pieces()[..] {
+        ["sign-in" | "oidc" | "admin", ..] => passkey::next(&ask.query),
+        _ => ask.url.clone(),
+    }
 }
 
 fn asset(name: &str) -> Response<Body> {

@@ -184,7 +184,7 @@
   };
   const ceremony = (button, act) => $(button)?.addEventListener("click", async (e) => {
     if (!window.PublicKeyCredential?.parseCreationOptionsFromJSON) { says("This browser is too old for passkeys."); return; }
-    try { await act(e.target.dataset.csrf || ""); } catch (error) {
+    try { await act(e.target.dataset.csrf, e.target.dataset.next); } catch (error) {
       says(error.name === "NotAllowedError" ? "No passkey was given. Nothing was changed." : error.message);
     }
   });
@@ -194,11 +194,10 @@
     const made = await navigator.credentials.create({ publicKey });
     location.href = (await send("/passkey/add/finish", { csrf, ceremony: start.ceremony, credential: JSON.stringify(made) })).to;
   });
-  ceremony("passkey-use", async () => {
+  ceremony("passkey-use", async (csrf, next) => {
     const start = await send("/passkey/use/start", {});
     const publicKey = PublicKeyCredential.parseRequestOptionsFromJSON(start.publicKey);
     const got = await navigator.credentials.get({ publicKey });
-    const next = new URLSearchParams(location.search).get("next") || "";
     location.href = (await send("/passkey/use/finish", { next, ceremony: start.ceremony, credential: JSON.stringify(got) })).to;
   });
 })();

@@ -1,13 +1,17 @@
 //! Pages before or beside signing in: the one-time link, a device's login page, its approval, the phone's steps.
 
 use crate::shell::{Theme, bare};
+use crate::parts::segment;
 use maud::{Markup, html};
 
 /// `/sign-in`: how to get in; says why the last try did not work.
 #[derive(Clone, Debug, Default)]
 pub struct SignInView {
     pub refused: String,
+    /// Host of the company's provider; empty without one.
     pub oidc_name: String,
+    /// Path to go on to after signing in.
+    pub next: String,
     pub passkeys: bool,
     pub theme: Theme,
 }
@@ -19,13 +23,22 @@ pub fn sign_in(view: &SignInView) -> String {
         @if !view.refused.is_empty() { p.note role="alert" { (view.refused) } }
         p.lead { "Open this page on a machine of the network that belongs to an owner or admin, or use a one-time link." }
         div.acts {
-            @if view.passkeys { button #passkey-use .btn.go type="button" { "Use a passkey" } }
-            @if !view.oidc_name.is_empty() { a.btn href="/oidc/start" { "Sign in with " (view.oidc_name) } }
+            @if view.passkeys { button #passkey-use .btn.go type="button" data-next=(view.next) { "Use a passkey" } }
+            @if !view.oidc_name.is_empty() { a.btn href={ "/oidc/start?next=" (segment(&view.next)) } { "Sign in with " (view.oidc_name) } }
         }
         p #passkey-says .note role="alert" hidden {}
         p.small.muted { "A new link: on the first machine run " code { "samewire admin" } }
     };
     bare("Sign in", view.theme, "phone", &main)
+}
+
+/// After the company's provider; the answer's `Refresh` header goes on by itself, as a step that this page began.
+pub fn go_on(to: &str, theme: Theme) -> String {
+    let main = html! {
+        h1 { "Signed in" }
+        div.acts { a.btn.go href=(to) { "Go on" } }
+    };
+    bare("Signed in", theme, "phone", &main)
 }
 
 /// `/admin/TOKEN`: the GET changes nothing; the button uses the link up.

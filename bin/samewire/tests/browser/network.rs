@@ -53,6 +53,7 @@ impl Network {
                 is_reachable_outside: false,
                 has_node: false,
                 given: None,
+                oidc: None,
             };
             let serving = Serving::start(server, &keys, &place, false).map_err(|e| format!("{e:#}"))?;
             let _is_waited_for = handle.send(server.control().clone());

@@ -408,6 +408,8 @@ fn relays_view(tailnet: &Tailnet) -> relays::RelaysView {
 pub(super) async fn settings(site: &Site, ask: &Ask, visitor: &Visitor) -> Option<String> {
     let shell = shell(site, ask, visitor, Page::Settings).await?;
     let (theme, version) = (ask.theme, site.config.version.clone());
+    let oidc = site.config.oidc.as_ref();
+    let oidc = oidc.map_or_else(|| "Not set up: samewire control serve --help".into(), |oidc| format!("by {}", oidc.name()));
     let passkeys = site.passkeys_of(ask, visitor).await;
     let view = site.control.read(move |tailnet| {
         let settings = tailnet.state().settings();
@@ -417,7 +419,7 @@ pub(super) async fn settings(site: &Site, ask: &Ask, visitor: &Visitor) -> Optio
             approval: settings.approval,
             key_expiry_days: settings.key_days.unwrap_or(0),
             passkeys,
-            oidc: "Not set up".into(),
+            oidc,
             backup: "One file with everything but the server's keys".into(),
             version: format!("samewire {version}"),
             theme,
