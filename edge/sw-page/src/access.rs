@@ -130,8 +130,14 @@ fn label(tailnet: &Tailnet, id: NodeId) -> &str {
 fn problems(text: &str, error: &sw_tailnet::PolicyError) -> Vec<PolicyError> {
     let (line, column) = error.at.unwrap_or((1, 1));
     let mut lines = error.message.lines();
-    let what = lines.next().unwrap_or_default().to_owned();
-    let fix = lines.collect::<Vec<_>>().join(" ");
+    let what = lines.next().unwrap_or_default();
+    // The place stands in front of the error already.
+    let what = what.strip_prefix(&format!("line {line}, column {column}: ")).unwrap_or(what);
+    let what = capitalised(what);
+    let mut fix = lines.collect::<Vec<_>>().join(" ");
+    if fix.is_empty() {
+        fix = did_you_mean(text, &what).map(|word| format!("Did you mean \"{word}\"?")).unwrap_or_default();
+    }
     vec![PolicyError {
         line: line as usize,
         column: column as usize,
@@ -139,6 +145,37 @@ fn problems(text: &str, error: &sw_tailnet::PolicyError) -> Vec<PolicyError> {
         what,
         fix,
     }]
+}
+
+fn capitalised(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
+}
+
+/// The word of the same text that is nearest to the one an error names, if only a typing error lies between.
+fn did_you_mean<'t>(text: &'t str, what: &str) -> Option<&'t str> {
+    let wrong = what.split('"').nth(1)?;
+    let kind = wrong.split(':').next();
+    let words = text.split('"').skip(1).step_by(2).filter(|word| *word != wrong && word.split(':').next() == kind);
+    words.map(|word| (distance(wrong, word), word)).filter(|(far, _)| *far <= 2).min().map(|(_, word)| word)
+}
+
+/// Letters to change, add, drop or swap to come from one word to the other.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let (mut before, mut last) = (Vec::new(), (0..=b.len()).collect::<Vec<usize>>());
+    for i in 0..a.len() {
+        let mut next = vec![i + 1];
+        for j in 0..b.len() {
+            let mut least = (last[j] + usize::from(a[i] != b[j])).min(last[j + 1] + 1).min(next[j] + 1);
+            if i > 0 && j > 0 && a[i] == b[j - 1] && a[i - 1] == b[j] {
+                least = least.min(before[j - 1] + 1);
+            }
+            next.push(least);
+        }
+        before = std::mem::replace(&mut last, next);
+    }
+    last[b.len()]
 }
 
 /// Characters of the word at a place: up to the closing quote or the next sign.
@@ -204,7 +241,7 @@ pub(crate) async fn save(site: &Arc<Site>, visitor: &Visitor, form: &Fields) -> 
     }
     let version = base + 1;
     if view.way_in.as_ref().is_some_and(|(stays, _)| !stays) {
-        guard(site, version, before.clone());
+        guard(site, version, before.clone(), Duration::from_secs(RISKY_S));
     }
     let back = vec![Command::SetPolicy { text: before, expect: Some(version) }];
     done(
@@ -217,12 +254,12 @@ pub(crate) async fn save(site: &Arc<Site>, visitor: &Visitor, form: &Fields) -> 
 }
 
 /// Takes a risky version back after a minute, unless it was kept.
-fn guard(site: &Arc<Site>, version: u64, before: Option<String>) {
-    let until = clock::now().mono + Duration::from_secs(RISKY_S);
+fn guard(site: &Arc<Site>, version: u64, before: Option<String>, patience: Duration) {
+    let until = clock::now().mono + patience;
     site.risky.set(version, until);
     let site = Arc::clone(site);
     tokio::spawn(async move {
-        tokio::time::sleep(Duration::from_secs(RISKY_S)).await;
+        tokio::time::sleep(patience).await;
         if site.risky.settle(version) {
             let command = Command::SetPolicy { text: before, expect: Some(version) };
             match site.control.execute("samewire", command).await {
@@ -280,6 +317,14 @@ pub(crate) async fn history(site: &Site) -> Vec<PolicyVersion> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_nearest_word_of_the_same_kind_is_named() {
+        let text = "{\"tagOwners\": {\"tag:build\": []}, \"dst\": [\"tag:bulid\", \"build\"]}";
+        assert_eq!(did_you_mean(text, "Tag not found: \"tag:bulid\""), Some("tag:build"));
+        assert_eq!(did_you_mean(text, "Tag not found: \"tag:other\""), None);
+        assert_eq!(distance("bulid", "build"), 1, "a swap is one");
+    }
 
     #[test]
     fn the_wrong_word_is_measured() {

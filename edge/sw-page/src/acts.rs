@@ -33,6 +33,7 @@ type Refused = String;
 pub(crate) async fn act(site: &Arc<Site>, ask: &Ask, visitor: &Visitor, form: &Fields) -> Response<Body> {
     let pieces = ask.pieces();
     match pieces[..] {
+        ["log", seq, "undo"] => return crate::log_undo::undo(site, visitor, seq).await,
         ["undo", id] => return undo(site, visitor, id).await,
         ["machines", "add"] => return add_invite(site, visitor).await,
         ["people", "invite"] => return invite_person(site, visitor, form).await,

@@ -3,8 +3,9 @@
 use ::http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use sw_net::front::{Body, full};
 
 /// Bytes of a form; a policy text is the longest (threat-model.md §4).
@@ -49,6 +50,36 @@ pub(crate) fn see_other(to: &str) -> Response<Body> {
     let location = HeaderValue::from_str(to).unwrap_or(HeaderValue::from_static("/machines"));
     response.headers_mut().insert(header::LOCATION, location);
     response
+}
+
+/// Whether the browser takes gzip, the one coding that all take over plain http too.
+pub(crate) fn takes_gzip(headers: &HeaderMap) -> bool {
+    let accepted = headers.get(header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    accepted.split(',').any(|coding| coding.trim() == "gzip")
+}
+
+/// The same answer in fewer bytes, if it is text of a known length.
+///
+/// A secret beside reflected text could be guessed by the length of many answers (BREACH). Not here: the session's
+/// cookie is strict, so another site cannot have such pages made.
+pub(crate) async fn gzipped(response: Response<Body>) -> Response<Body> {
+    const WORTH_IT: u64 = 1_024;
+    let of_text = |kind: &HeaderValue| {
+        kind.to_str().is_ok_and(|kind| kind.starts_with("text/html") || kind.starts_with("text/css") || kind.starts_with("text/javascript"))
+    };
+    let is_text = response.headers().get(header::CONTENT_TYPE).is_some_and(of_text);
+    if !is_text || response.body().size_hint().exact().is_none_or(|len| len < WORTH_IT) {
+        return response;
+    }
+    let (mut head, body) = response.into_parts();
+    let Ok(body) = body.collect().await else {
+        return text(StatusCode::INTERNAL_SERVER_ERROR, "the answer broke off\n");
+    };
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(5));
+    let packed = encoder.write_all(&body.to_bytes()).and_then(|()| encoder.finish());
+    head.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    head.headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+    Response::from_parts(head, full(packed.expect("writing into memory does not fail")))
 }
 
 /// The headers of every answer of the page.

@@ -15,6 +15,7 @@ mod events;
 mod guard;
 mod http;
 mod join;
+mod log_undo;
 mod oidc;
 mod passkey;
 mod site;

@@ -135,7 +135,11 @@ impl Site {
 
     /// Answers one request.
     pub async fn route(self: &Arc<Self>, request: Request<Incoming>, conn: &Conn) -> Response<Body> {
+        let takes_gzip = http::takes_gzip(request.headers());
         let mut response = self.answer(request, conn).await;
+        if takes_gzip {
+            response = http::gzipped(response).await;
+        }
         http::harden(&mut response, self.config.is_https());
         response
     }

@@ -128,13 +128,16 @@ fn machines_view(
     nodes.sort_by(|a, b| a.label.cmp(&b.label));
     let online = |node: &Node| tailnet.presence(node.id).is_online();
     let online_count = nodes.iter().filter(|n| online(n)).count();
-    let counts = machines::Counts { all: nodes.len(), online: online_count, relayed: 0, update: 0 };
+    let is_relayed = |node: &Node| connection(tailnet, node, online(node)).kind == sw_web::Kind::Relayed;
+    let relayed = nodes.iter().filter(|node| is_relayed(node)).count();
+    let counts = machines::Counts { all: nodes.len(), online: online_count, relayed, update: 0 };
     let matching: Vec<&Node> = nodes
         .into_iter()
         .filter(|node| match filter {
             machines::Filter::All => true,
             machines::Filter::Online => online(node),
-            machines::Filter::Relayed | machines::Filter::Update => false,
+            machines::Filter::Relayed => is_relayed(node),
+            machines::Filter::Update => false,
         })
         .filter(|node| matches(tailnet, node, query))
         .collect();
@@ -152,8 +155,7 @@ fn machines_view(
 }
 
 fn sentence(all: usize, online: usize) -> String {
-    let machines = if all == 1 { "1 machine".to_owned() } else { format!("{all} machines") };
-    format!("{machines}, {online} online.")
+    format!("{}, {online} online.", words::count(all, "machine", "machines"))
 }
 
 /// Name, address, person, tag.
@@ -202,7 +204,8 @@ fn row(tailnet: &Tailnet, node: &Node, now: UnixTime) -> machines::Row {
     }
 }
 
-/// What is known of its paths: whether it has a relay and addresses; the paths themselves are each machine's own.
+/// What a machine tells of its network (measured by itself: UDP, kind of router), and what follows for its paths.
+/// The path in use between two machines is known to them alone: no client tells its server.
 pub(crate) fn connection(tailnet: &Tailnet, node: &Node, online: bool) -> sw_web::Connection {
     use sw_web::{Connection, Kind};
     let Some(facts) = tailnet.facts(node.id).filter(|_| online) else {
@@ -213,16 +216,16 @@ pub(crate) fn connection(tailnet: &Tailnet, node: &Node, online: bool) -> sw_web
     match (udp, varies) {
         (Some(false), _) => Connection {
             kind: Kind::Relayed,
-            text: "by relay".into(),
-            why: "its network lets no UDP out".into(),
+            text: "relayed".into(),
+            why: "it measured that its network lets no UDP out".into(),
         },
         (_, Some(true)) => Connection {
             kind: Kind::Idle,
             text: "online".into(),
-            why: "its network is hard: new ports for every destination".into(),
+            why: "hard network: direct with easy ones, probably".into(),
         },
         (_, Some(false)) => {
-            Connection { kind: Kind::Direct, text: "direct with nearly everyone".into(), why: String::new() }
+            Connection { kind: Kind::Idle, text: "online".into(), why: "easy network: direct with nearly everyone, probably".into() }
         }
         (_, None) => Connection { kind: Kind::Idle, text: "online".into(), why: String::new() },
     }

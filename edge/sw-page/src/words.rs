@@ -4,6 +4,11 @@ use sw_types::UnixTime;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
+/// `1 machine`, `2 machines`.
+pub(crate) fn count(n: usize, one: &str, many: &str) -> String {
+    if n == 1 { format!("1 {one}") } else { format!("{n} {many}") }
+}
+
 /// "now", "4 s ago", "3 min ago", "5 h ago", "3 days ago".
 pub(crate) fn ago(then: UnixTime, now: UnixTime) -> String {
     let seconds = now.saturating_since(then).as_secs();

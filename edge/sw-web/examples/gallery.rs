@@ -176,8 +176,7 @@ fn one_machine() -> machine::MachineView {
             name: "ada-laptop".into(),
             kind: Kind::Direct,
             way: "192.168.8.31:41641, same LAN".into(),
-            delay: "0.4 ms".into(),
-            today: "1.2 GB".into(),
+            words: "can be direct".into(),
             chosen: false,
         }],
         about: vec![

@@ -1,6 +1,6 @@
 //! `/log`: who changed what, from where, and the way back.
 
-use crate::parts::Act;
+use crate::parts::{Act, segment};
 use crate::shell::Shell;
 use maud::{Markup, html};
 
@@ -11,6 +11,8 @@ pub struct LogView {
     pub entries: Vec<Entry>,
     /// One of `KINDS`, empty for all.
     pub kind: String,
+    /// Person, machine or word looked for.
+    pub query: String,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -34,12 +36,23 @@ pub const KINDS: [(&str, &str); 5] =
 pub fn page(shell: &Shell, view: &LogView) -> String {
     let main = html! {
         div.top { div { h1 { "Log" } p { (view.sentence) } } span.sp {} a.btn.quiet href="/log/export" { "Export" } }
-        div.bar { div.chips {
+        div.bar.wrap {
+            form.search role="search" action="/log" method="get" {
+                label.vh for="q" { "Find a person, machine or word" }
+                input type="hidden" name="kind" value=(view.kind);
+                input #q type="search" name="q" value=(view.query) placeholder="Person, machine, word" autocomplete="off";
+                kbd.kbd aria-hidden="true" { "/" }
+            }
+            div.chips {
             @for (kind, word) in KINDS {
-                a.chip href={ "/log?kind=" (kind) } aria-current=[(kind == view.kind).then_some("true")] { (word) }
+                a.chip href={ "/log?kind=" (kind) "&q=" (segment(&view.query)) } aria-current=[(kind == view.kind).then_some("true")] { (word) }
             }
         } }
-        (table(shell, &view.entries))
+        @if view.entries.is_empty() && !(view.query.is_empty() && view.kind.is_empty()) {
+            section.card.pad.empty { p { "No entry fits. " a href="/log" { "Show all" } } }
+        } @else {
+            (table(shell, &view.entries))
+        }
     };
     shell.document("Log", "", &main)
 }

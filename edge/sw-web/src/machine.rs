@@ -97,9 +97,9 @@ pub struct End {
 pub struct PeerRow {
     pub name: String,
     pub kind: Kind,
+    /// "can be direct".
+    pub words: String,
     pub way: String,
-    pub delay: String,
-    pub today: String,
     pub chosen: bool,
 }
 
@@ -213,19 +213,20 @@ fn connections(view: &MachineView, own: &str) -> Markup {
             div.card.below.scroll {
                 table.cards {
                     thead { tr {
-                        th scope="col" { "To" } th scope="col" { "Path" } th scope="col" { "By way of" }
-                        th.num scope="col" { "Delay" } th.num scope="col" { "Today" }
+                        th scope="col" { "To" } th scope="col" { "Path" } th scope="col" { "First known address" }
                     } }
                     tbody { @for peer in &view.peers {
                         tr.sel[peer.chosen] {
                             td { a.name href={ (own) "?to=" (segment(&peer.name)) } { (peer.name) } }
-                            td { (state(peer.kind, peer.kind.word())) }
+                            td { (state(peer.kind, &peer.words)) }
                             td.mono.muted { (peer.way) }
-                            td.num { (peer.delay) }
-                            td.num.muted { (peer.today) }
                         }
                     } }
                 }
+            }
+            p.small.muted.below {
+                "Inferred from what each machine measures of its own network. The path in use is known to the two alone: "
+                code { "samewire status" } " there shows it, with its delay."
             }
         }
     }

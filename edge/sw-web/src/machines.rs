@@ -157,7 +157,8 @@ fn bar(view: &MachinesView) -> Markup {
                 kbd.kbd aria-hidden="true" { "/" }
             }
             div.chips {
-                @for (filter, word, n) in chips {
+                // A filter that no machine fits is left out.
+                @for (filter, word, n) in chips.into_iter().filter(|(f, _, n)| *n > 0 || *f == Filter::All || *f == view.filter) {
                     a.chip href={ "/machines?show=" (filter.as_str()) } aria-current=[(filter == view.filter).then_some("true")] {
                         (word) " " (n)
                     }

@@ -79,9 +79,9 @@ pub fn page(shell: &Shell, view: &NetworkView) -> String {
         @if let Some(chosen) = &view.chosen { (panel(chosen)) }
         @if !view.as_table {
             div.legend {
-                (legend(Kind::Direct, "direct")) (legend(Kind::Relayed, "relayed"))
-                (legend(Kind::PeerRelay, "peer relay")) (legend(Kind::Offline, "offline"))
-                span.muted.small { "Thicker is more traffic in the last minute" }
+                (legend(Kind::Direct, "can be direct")) (legend(Kind::Relayed, "only relayed"))
+                (legend(Kind::Idle, "not told")) (legend(Kind::Offline, "offline"))
+                span.muted.small { "Inferred: each machine measures its own network; who talks with whom only they know" }
             }
         }
     };

@@ -95,7 +95,7 @@ pub fn page(shell: &Shell, view: &PeopleView) -> String {
                 thead { tr { th scope="col" { "For" } th scope="col" { "May" } th scope="col" { "Ends" } th.num scope="col" {} } }
                 tbody { @for invite in &view.invites {
                     tr {
-                        td { span.name { (invite.for_whom) } span.sub { (invite.sent) } }
+                        td { span.name { (invite.for_whom) } span.sub { (invite.sent) } @if !invite.link.is_empty() { div.cmd.mono { (invite.link) } } }
                         td.muted { (invite.may) }
                         td.muted { (invite.ends) }
                         td.num {

@@ -1,6 +1,7 @@
 //! The audit log as a page and as a file.
 
 use super::shell;
+use crate::log_undo::undoing;
 use crate::guard::Visitor;
 use crate::http;
 use crate::site::{Ask, Site};
@@ -24,8 +25,18 @@ pub(super) async fn page(site: &Site, ask: &Ask, visitor: &Visitor) -> Option<St
         Some(since) => format!("{} entries since {since}.", entries.len()),
         None => String::new(),
     };
-    let lines = entries.iter().flat_map(|(_, entry)| lines(entry)).filter(|(what, _)| is_of(what, &kind));
-    let view = LogView { sentence, entries: lines.map(|(_, line)| line).take(SHOWN).collect(), kind };
+    let query = ask.query.get("q").to_owned();
+    let wanted = query.to_lowercase();
+    let state = site.control.read(|tailnet| tailnet.state().clone()).await.ok()?;
+    let has = |text: &str| text.to_lowercase().contains(&wanted);
+    let fits = |line: &Line| has(&line.who) || has(&line.what) || has(&line.old) || has(&line.new);
+    let lines = (0..entries.len()).flat_map(|at| {
+        let (seq, entry) = &entries[at];
+        let undo = || undoing(&state, &entries, at).map(|_| format!("/log/{}/undo", seq.0));
+        let shown = lines(entry).into_iter().filter(|(what, line)| is_of(what, &kind) && fits(line));
+        shown.map(move |(_, line)| Line { undo: undo(), ..line }).collect::<Vec<_>>()
+    });
+    let view = LogView { sentence, entries: lines.take(SHOWN).collect(), kind, query };
     Some(render(&shell(site, ask, visitor, Page::Log).await?, &view))
 }
 
@@ -89,7 +100,11 @@ fn in_words(what: &str) -> String {
         "key.revoke" => "revoked key",
         "policy.set" => "saved policy version",
         "settings.set" => "changed the settings of",
-        "session.create" => "signed in",
+        "session.start" => "signed in, session",
+        "user.update" => "changed",
+        "user.delete" => "removed",
+        "login.refuse" => "refused",
+        "machine.owner" => "gave away",
         "session.end" => "ended the session",
         "user.create" => "added",
         other => return other.replace(['.', '-'], " "),

@@ -1,6 +1,6 @@
 //! One machine's page.
 
-use super::{connection, person, routes_in_words, shell};
+use super::{person, routes_in_words, shell, software};
 use crate::guard::Visitor;
 use crate::site::{Ask, Site};
 use crate::words;
@@ -50,7 +50,9 @@ fn sentence(tailnet: &Tailnet, node: &Node, online: bool, now: UnixTime) -> Stri
         (false, Some(at)) => format!("Offline, last seen {}.", words::ago(at, now)),
         (false, None) => "Never seen.".to_owned(),
     };
-    if system.is_empty() { presence } else { format!("{presence} {system}.") }
+    let software = facts.map(|facts| software(&facts.host.ipn_version)).unwrap_or_default();
+    let more: Vec<String> = [system, software].into_iter().filter(|word| !word.is_empty()).collect();
+    if more.is_empty() { presence } else { format!("{presence} {}.", more.join(", ")) }
 }
 
 /// Those it may talk to, online first.
@@ -60,12 +62,13 @@ fn peers(tailnet: &Tailnet, node: &Node, own_online: bool) -> Vec<PeerRow> {
     let mut rows: Vec<(bool, PeerRow)> = others
         .map(|other| {
             let online = own_online && tailnet.presence(other.id).is_online();
-            let kind = if online { connection(tailnet, other, true).kind } else { Kind::Offline };
+            let kind = if online { super::picture::pair_kind(tailnet, node, other) } else { Kind::Offline };
             let way =
                 tailnet.facts(other.id).and_then(|facts| facts.endpoints.first()).map(ToString::to_string);
             let row = PeerRow {
                 name: other.label.clone(),
                 kind,
+                words: super::picture::in_words(kind).into(),
                 way: way.unwrap_or_default(),
                 ..PeerRow::default()
             };
@@ -194,7 +197,14 @@ fn network(tailnet: &Tailnet, node: &Node) -> Vec<(String, String)> {
         out.push(("Public".into(), public.to_string()));
     }
     if !facts.home.is_zero() {
-        out.push(("Home relay".into(), format!("region {}", facts.home)));
+        let name = tailnet.derp_map().regions.as_ref().and_then(|regions| regions.get(&facts.home));
+        let name = name.map(|region| region.region_name.clone()).filter(|name| !name.is_empty());
+        let delay = facts.host.net_info.as_ref().and_then(|info| {
+            let key = format!("{}-v4", facts.home);
+            info.derp_latency.get(&key).map(|seconds| format!(", {:.0} ms", seconds * 1_000.0))
+        });
+        let name = name.unwrap_or_else(|| format!("region {}", facts.home));
+        out.push(("Home relay".into(), name + &delay.unwrap_or_default()));
     }
     out
 }

@@ -107,7 +107,7 @@ pub(super) async fn access(site: &Site, ask: &Ask, visitor: &Visitor) -> Option<
             number: v.version,
             author: v.author,
             when: words::date_time(v.at),
-            note: format!("{} lines", v.text.lines().count()),
+            note: words::count(v.text.lines().count(), "line", "lines"),
             is_current: v.version == view.version,
         })
         .collect();
@@ -229,8 +229,8 @@ fn people_view(tailnet: &Tailnet, now: UnixTime) -> people::PeopleView {
             link: String::new(),
         })
         .collect();
-    let count = if people.len() == 1 { "1 person".to_owned() } else { format!("{} people", people.len()) };
-    people::PeopleView { sentence: format!("{count}, {} open invites.", invites.len()), people, invites }
+    let count = words::count(people.len(), "person", "people");
+    people::PeopleView { sentence: format!("{count}, {}.", words::count(invites.len(), "open invite", "open invites")), people, invites }
 }
 
 fn is_valid(key: &AuthKey, now: UnixTime) -> bool {
@@ -267,7 +267,7 @@ fn keys_view(tailnet: &Tailnet, now: UnixTime) -> keys::KeysView {
                 .uses_max
                 .map_or_else(|| "no limit".into(), |max| format!("{} of {max}", max - key.used.min(max))),
             ends: key.expires.map_or_else(|| "never".into(), |at| words::until(at, now)),
-            last_used: if key.used == 0 { "never".into() } else { format!("{} times", key.used) },
+            last_used: if key.used == 0 { "never".into() } else { words::count(key.used as usize, "time", "times") },
         })
         .collect();
     let api: Vec<keys::ApiKey> = state
@@ -281,7 +281,11 @@ fn keys_view(tailnet: &Tailnet, now: UnixTime) -> keys::KeysView {
             last_used: String::new(),
         })
         .collect();
-    let sentence = format!("{} invites and auth keys, and {} API keys are valid.", auth.len(), api.len());
+    let sentence = format!(
+        "{} and {} are valid.",
+        words::count(auth.len(), "invite or auth key", "invites and auth keys"),
+        words::count(api.len(), "API key", "API keys")
+    );
     keys::KeysView { sentence, auth, api, fresh: None }
 }
 
@@ -310,7 +314,11 @@ fn dns_view(tailnet: &Tailnet, asked: String) -> dns::DnsView {
     resolvers.push(rest);
     let answer = (!asked.is_empty()).then(|| try_name(tailnet, &asked));
     dns::DnsView {
-        sentence: format!("Names end in {}. {} own records.", settings.base_domain, settings.dns.extra.len()),
+        sentence: format!(
+            "Names end in {}. {}.",
+            settings.base_domain,
+            words::count(settings.dns.extra.len(), "own record", "own records")
+        ),
         magic: settings.dns.magic_dns,
         base_domain: settings.base_domain.clone(),
         records: settings
@@ -386,7 +394,7 @@ fn relays_view(tailnet: &Tailnet) -> relays::RelaysView {
             },
             ways: ways.collect::<Vec<_>>().join("; "),
             kind: format!("relay, region {number}"),
-            used_by: format!("{} machines", users(number)),
+            used_by: words::count(users(number), "machine", "machines"),
             now: String::new(),
             dropped: String::new(),
         });
@@ -402,7 +410,7 @@ fn relays_view(tailnet: &Tailnet) -> relays::RelaysView {
             help: "let UDP out in its firewall".into(),
         })
         .collect();
-    relays::RelaysView { sentence: format!("{} relays in the map.", rows.len()), relays: rows, relayed }
+    relays::RelaysView { sentence: format!("{} in the map.", words::count(rows.len(), "relay", "relays")), relays: rows, relayed }
 }
 
 pub(super) async fn settings(site: &Site, ask: &Ask, visitor: &Visitor) -> Option<String> {

@@ -1,6 +1,7 @@
 //! The picture of the network.
 
 use super::{connection, person, shell};
+use crate::words;
 use crate::guard::Visitor;
 use crate::site::{Ask, Site};
 use std::collections::BTreeMap;
@@ -37,9 +38,9 @@ fn view_of(tailnet: &Tailnet, by_tag: bool) -> NetworkView {
     let of = |kind: Kind| links.iter().filter(|link| link.kind == kind).count();
     let online = machines.values().filter(|dot| dot.online).count();
     let sentence = format!(
-        "{} machines, {online} online. {} pairs may go direct, {} by relay.",
-        machines.len(),
-        of(Kind::Direct),
+        "{}, {online} online. As their networks report, {} can go direct, {} only by relay.",
+        words::count(machines.len(), "machine", "machines"),
+        words::count(of(Kind::Direct), "pair", "pairs"),
         of(Kind::Relayed)
     );
     let groups = groups.into_iter().map(|(name, machines)| Group { name, machines }).collect();
@@ -78,12 +79,27 @@ fn links(tailnet: &Tailnet) -> Vec<Link> {
     links
 }
 
-fn pair_kind(tailnet: &Tailnet, a: &Node, b: &Node) -> Kind {
-    let (a, b) = (connection(tailnet, a, true).kind, connection(tailnet, b, true).kind);
-    match (a, b) {
-        (Kind::Relayed, _) | (_, Kind::Relayed) => Kind::Relayed,
-        (Kind::Idle, Kind::Idle) => Kind::Idle,
-        _ => Kind::Direct,
+pub(super) fn pair_kind(tailnet: &Tailnet, a: &Node, b: &Node) -> Kind {
+    let report = |node: &Node| {
+        let info = tailnet.facts(node.id)?.host.net_info.as_ref()?;
+        Some((info.working_udp, info.mapping_varies_by_dest_ip))
+    };
+    match (report(a), report(b)) {
+        (Some((Some(false), _)), _) | (_, Some((Some(false), _))) => Kind::Relayed,
+        (Some((_, Some(true))), Some((_, Some(true)))) | (None, _) | (_, None) => Kind::Idle,
+        (Some(_), Some(_)) => Kind::Direct,
+    }
+}
+
+/// What two networks allow, as their machines report them.
+pub(super) fn in_words(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Direct => "can be direct",
+        Kind::Relayed => "only relayed",
+        Kind::PeerRelay => "by peer relay",
+        Kind::Idle => "not told",
+        Kind::Offline => "offline",
+        Kind::Bad => "no",
     }
 }
 
@@ -100,7 +116,7 @@ fn chosen(tailnet: &Tailnet, name: &str) -> Option<Chosen> {
         peers: peers
             .map(|other| {
                 let kind = pair_kind(tailnet, node, other);
-                (other.label.clone(), kind, format!("{kind:?}").to_lowercase())
+                (other.label.clone(), kind, in_words(kind).into())
             })
             .collect(),
         why: own.why,
