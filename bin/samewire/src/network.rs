@@ -350,6 +350,7 @@ fn place(reach: &Reach, facts: &Facts, listen: SocketAddr, has_port_80: bool) ->
         is_reachable_outside: reach.is_from_outside(),
         has_node: true,
         given: None,
+        oidc: None,
     }
 }
 

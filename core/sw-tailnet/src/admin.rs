@@ -12,8 +12,8 @@ use crate::addresses::v6_of;
 use crate::logins::LoginStatus;
 use crate::names::is_tag;
 use crate::record::{
-    ApiKey, Audit, AuthKey, Change, JoinedBy, Node, Owner, PolicyVersion, ProviderIdentity, Role, SecretHash,
-    Passkey, Session, SessionKind, Settings, User,
+    ApiKey, Audit, AuthKey, Change, JoinedBy, Node, Owner, Passkey, PolicyVersion, ProviderIdentity, Role,
+    SecretHash, Session, SessionKind, Settings, User,
 };
 use crate::register::{Entrance, expiry_audit, refusal};
 use crate::rules::PolicyError;

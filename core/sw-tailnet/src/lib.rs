@@ -61,8 +61,8 @@ pub use logins::{Login, LoginStatus};
 pub use names::{free_label, is_tag};
 pub use policy::{PolicyEngine, policy_world};
 pub use record::{
-    ApiKey, Audit, AuthKey, Change, Dns, Entry, ExtraRecord, Ids, JoinedBy, Nameserver, Node, Owner,
-    Passkey, PolicyVersion, ProviderIdentity, Role, SecretHash, Session, SessionKind, Settings, TAGGED_DEVICES, User,
+    ApiKey, Audit, AuthKey, Change, Dns, Entry, ExtraRecord, Ids, JoinedBy, Nameserver, Node, Owner, Passkey,
+    PolicyVersion, ProviderIdentity, Role, SecretHash, Session, SessionKind, Settings, TAGGED_DEVICES, User,
 };
 pub use register::Registered;
 pub use relays::RelayChange;

@@ -156,7 +156,8 @@ fn capitalised(text: &str) -> String {
 fn did_you_mean<'t>(text: &'t str, what: &str) -> Option<&'t str> {
     let wrong = what.split('"').nth(1)?;
     let kind = wrong.split(':').next();
-    let words = text.split('"').skip(1).step_by(2).filter(|word| *word != wrong && word.split(':').next() == kind);
+    let words =
+        text.split('"').skip(1).step_by(2).filter(|word| *word != wrong && word.split(':').next() == kind);
     words.map(|word| (distance(wrong, word), word)).filter(|(far, _)| *far <= 2).min().map(|(_, word)| word)
 }
 
@@ -332,6 +333,37 @@ mod tests {
         assert_eq!(word_len(text, 2, 11), 11, "quotes included");
         assert_eq!(word_len(text, 3, 3), 3);
         assert_eq!(word_len(text, 99, 1), 1);
+    }
+
+    #[tokio::test]
+    async fn a_risky_version_goes_back_unless_somebody_keeps_it() {
+        let state = tempfile::tempdir().expect("a folder");
+        let config = sw_control::ServerConfig {
+            url: "http://localhost".into(),
+            state: state.path().join("control"),
+            engine: Arc::new(sw_tailnet::AllowAll),
+        };
+        let server = sw_control::Server::start(config).expect("starts");
+        let site = Site::for_tests(server.control().clone());
+        let text = || site.control.read(|t| t.state().policy().map(|p| p.text.clone()));
+        for (kept, expected) in [(false, None), (true, Some("{}"))] {
+            let set = Command::SetPolicy { text: Some("{}".into()), expect: None };
+            site.control.execute("ada", set).await.expect("saved");
+            let version = site.control.read(|t| t.state().policy().map(|p| p.version)).await.expect("runs");
+            let version = version.expect("a version");
+            guard(&site, version, None, Duration::from_millis(50));
+            assert!(!kept || site.risky.settle(version));
+            let begun = std::time::Instant::now();
+            while site.risky.seconds_left(version, clock::now().mono).is_some() {
+                assert!(begun.elapsed() < Duration::from_secs(10), "nobody settled it");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            while !kept && text().await.expect("runs").is_some() {
+                assert!(begun.elapsed() < Duration::from_secs(10), "it was not taken back");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            assert_eq!(text().await.expect("runs").as_deref(), expected);
+        }
     }
 
     #[test]

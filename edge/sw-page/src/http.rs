@@ -54,7 +54,8 @@ pub(crate) fn see_other(to: &str) -> Response<Body> {
 
 /// Whether the browser takes gzip, the one coding that all take over plain http too.
 pub(crate) fn takes_gzip(headers: &HeaderMap) -> bool {
-    let accepted = headers.get(header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let accepted =
+        headers.get(header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default();
     accepted.split(',').any(|coding| coding.trim() == "gzip")
 }
 
@@ -65,7 +66,11 @@ pub(crate) fn takes_gzip(headers: &HeaderMap) -> bool {
 pub(crate) async fn gzipped(response: Response<Body>) -> Response<Body> {
     const WORTH_IT: u64 = 1_024;
     let of_text = |kind: &HeaderValue| {
-        kind.to_str().is_ok_and(|kind| kind.starts_with("text/html") || kind.starts_with("text/css") || kind.starts_with("text/javascript"))
+        kind.to_str().is_ok_and(|kind| {
+            kind.starts_with("text/html")
+                || kind.starts_with("text/css")
+                || kind.starts_with("text/javascript")
+        })
     };
     let is_text = response.headers().get(header::CONTENT_TYPE).is_some_and(of_text);
     if !is_text || response.body().size_hint().exact().is_none_or(|len| len < WORTH_IT) {

@@ -39,17 +39,34 @@ pub(crate) fn undoing<S>(state: &State, entries: &[(S, Entry)], at: usize) -> Op
     for change in &entry.changes {
         match change {
             Change::Node(id, Some(new)) => {
-                let old = older().find_map(|c| if let Change::Node(i, old) = c && i == id { Some(old) } else { None });
+                let old = older().find_map(|c| {
+                    if let Change::Node(i, old) = c
+                        && i == id
+                    {
+                        Some(old)
+                    } else {
+                        None
+                    }
+                });
                 let now = state.node(*id).filter(|now| now.node_key == new.node_key)?;
                 back.extend(node(old?.as_deref()?, new, now)?);
             }
             Change::Settings(Some(new)) => {
-                let old = older().find_map(|c| if let Change::Settings(old) = c { old.clone() } else { None });
+                let old =
+                    older().find_map(|c| if let Change::Settings(old) = c { old.clone() } else { None });
                 let old: Box<Settings> = old?;
                 back.extend((state.settings() == &**new).then(|| Command::SetSettings(old)));
             }
             Change::User(id, Some(new)) => {
-                let old = older().find_map(|c| if let Change::User(i, old) = c && i == id { Some(old) } else { None });
+                let old = older().find_map(|c| {
+                    if let Change::User(i, old) = c
+                        && i == id
+                    {
+                        Some(old)
+                    } else {
+                        None
+                    }
+                });
                 back.extend(user(old?.as_deref()?, new, state.user(*id)?));
             }
             Change::Policy(_)

@@ -20,9 +20,9 @@ use openidconnect::core::{
 };
 use openidconnect::{
     AdditionalClaims, AuthenticationFlow, AuthorizationCode, ClientId, ClientSecret, CsrfToken,
-    EmptyExtraTokenFields, EndpointMaybeSet, EndpointNotSet, EndpointSet, HttpRequest, HttpResponse, IdTokenClaims,
-    IdTokenFields, IssuerUrl, Nonce, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, Scope, StandardErrorResponse,
-    StandardTokenResponse, TokenResponse as _,
+    EmptyExtraTokenFields, EndpointMaybeSet, EndpointNotSet, EndpointSet, HttpRequest, HttpResponse,
+    IdTokenClaims, IdTokenFields, IssuerUrl, Nonce, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, Scope,
+    StandardErrorResponse, StandardTokenResponse, TokenResponse as _,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -161,7 +161,9 @@ enum FetchError {
 
 /// `/oidc/start`: sends the browser to the provider.
 pub(crate) async fn start(site: &Site, ask: &Ask) -> Response<Body> {
-    let Some(config) = &site.config.oidc else { return http::text(StatusCode::NOT_FOUND, "there is no such page\n") };
+    let Some(config) = &site.config.oidc else {
+        return http::text(StatusCode::NOT_FOUND, "there is no such page\n");
+    };
     let client = match relying(site, config).await {
         Ok(client) => client,
         Err(why) => return sign_in(site, ask, &why.to_string()),
@@ -181,7 +183,10 @@ pub(crate) async fn start(site: &Site, ask: &Ask) -> Response<Body> {
     let mut response = http::see_other(url.as_str());
     // Lax: the provider's redirect must bring it back.
     let secure = if site.config.is_https() { "; Secure" } else { "" };
-    let text = format!("{COOKIE}={}; Path=/oidc; Max-Age={PENDING_S}; HttpOnly; SameSite=Lax{secure}", state.secret());
+    let text = format!(
+        "{COOKIE}={}; Path=/oidc; Max-Age={PENDING_S}; HttpOnly; SameSite=Lax{secure}",
+        state.secret()
+    );
     if let Ok(value) = HeaderValue::from_str(&text) {
         response.headers_mut().insert(header::SET_COOKIE, value);
     }
@@ -190,7 +195,9 @@ pub(crate) async fn start(site: &Site, ask: &Ask) -> Response<Body> {
 
 /// `/oidc/callback`: checks the provider's answer and signs in.
 pub(crate) async fn callback(site: &Site, ask: &Ask, headers: &HeaderMap) -> Response<Body> {
-    let Some(config) = &site.config.oidc else { return http::text(StatusCode::NOT_FOUND, "there is no such page\n") };
+    let Some(config) = &site.config.oidc else {
+        return http::text(StatusCode::NOT_FOUND, "there is no such page\n");
+    };
     if let Some(wait) = site.failures.wait(ask.peer.ip()) {
         let why = format!("too many tries; it goes on by itself in {wait} s\n");
         return http::text(StatusCode::TOO_MANY_REQUESTS, why);
@@ -234,7 +241,8 @@ async fn fetch(request: HttpRequest) -> Result<HttpResponse, FetchError> {
     let client: Client<HttpsConnector<HttpConnector>, Full<Bytes>> =
         Client::builder(hyper_util::rt::TokioExecutor::new()).build(connector);
     let whole = async {
-        let (head, body) = client.request(request.map(|body| Full::new(Bytes::from(body)))).await?.into_parts();
+        let (head, body) =
+            client.request(request.map(|body| Full::new(Bytes::from(body)))).await?.into_parts();
         let body = Limited::new(body, ANSWER_MAX).collect().await.map_err(|_| FetchError::Body)?;
         Ok(HttpResponse::from_parts(head, body.to_bytes().to_vec()))
     };
@@ -281,10 +289,8 @@ async fn person(
     claims: &IdTokenClaims<Claims, CoreGenderClaim>,
 ) -> Result<UserId, Refused> {
     let tailnet = |error: sw_control::Failure| Refused::Tailnet(crate::acts::sentence(&error));
-    let identity = ProviderIdentity {
-        issuer: claims.issuer().to_string(),
-        subject: claims.subject().to_string(),
-    };
+    let identity =
+        ProviderIdentity { issuer: claims.issuer().to_string(), subject: claims.subject().to_string() };
     let groups = groups(config, claims);
     let wanted = identity.clone();
     let known = site
@@ -303,7 +309,10 @@ async fn person(
         (Role::Admin | Role::Member, Some(false)) => Some(Role::Member),
     };
     let change = UserChange { groups: Some(groups), role, ..UserChange::default() };
-    site.control.execute("company sign-in", Command::UpdateUser { user: id, change }).await.map_err(tailnet)?;
+    site.control
+        .execute("company sign-in", Command::UpdateUser { user: id, change })
+        .await
+        .map_err(tailnet)?;
     Ok(id)
 }
 
@@ -317,7 +326,8 @@ fn lets_in(config: &OidcConfig, claims: &IdTokenClaims<Claims, CoreGenderClaim>,
     let is_verified = claims.email_verified() == Some(true);
     let domain = claims.email().and_then(|email| email.rsplit_once('@')).map(|(_, domain)| domain);
     let by_domain = is_verified
-        && domain.is_some_and(|domain| config.allow_domains.iter().any(|own| own.eq_ignore_ascii_case(domain)));
+        && domain
+            .is_some_and(|domain| config.allow_domains.iter().any(|own| own.eq_ignore_ascii_case(domain)));
     by_domain || config.allow_groups.iter().any(|group| groups.contains(group))
 }
 
@@ -327,12 +337,15 @@ async fn add(
     claims: &IdTokenClaims<Claims, CoreGenderClaim>,
     identity: ProviderIdentity,
 ) -> Result<UserId, Refused> {
-    let email = claims.email().filter(|_| claims.email_verified() == Some(true)).map(|email| email.to_string());
+    let email =
+        claims.email().filter(|_| claims.email_verified() == Some(true)).map(|email| email.to_string());
     let preferred = claims.preferred_username().map(|name| name.to_string());
     let base = preferred.or_else(|| email.clone()).unwrap_or_else(|| "person".into());
-    let base: String = base.split('@').next().unwrap_or_default().chars().filter(|c| fits(*c)).take(40).collect();
+    let base: String =
+        base.split('@').next().unwrap_or_default().chars().filter(|c| fits(*c)).take(40).collect();
     let base = if base.is_empty() { "person".to_owned() } else { base.to_ascii_lowercase() };
-    let display = claims.name().and_then(|name| name.get(None)).map(|name| name.to_string()).unwrap_or_default();
+    let display =
+        claims.name().and_then(|name| name.get(None)).map(|name| name.to_string()).unwrap_or_default();
     let mut why = String::new();
     for n in 1..=NAMES_TRIED {
         let new = NewUser {

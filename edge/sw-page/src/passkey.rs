@@ -19,8 +19,8 @@ use sw_tailnet::{Command, Passkey as Stored, UserChange};
 use sw_types::{Instant, UserId};
 use sw_web::settings::Passkeys as Shown;
 use webauthn_rs::prelude::{
-    DiscoverableAuthentication, Passkey, PasskeyRegistration, PublicKeyCredential, RegisterPublicKeyCredential,
-    Url, Uuid, Webauthn, WebauthnBuilder,
+    DiscoverableAuthentication, Passkey, PasskeyRegistration, PublicKeyCredential,
+    RegisterPublicKeyCredential, Url, Uuid, Webauthn, WebauthnBuilder,
 };
 
 /// Seconds between the two halves of a ceremony; browsers give up at five minutes.
@@ -88,7 +88,9 @@ impl Site {
             return Shown::AtUrl(self.config.base_url.clone());
         }
         let keys = self.stored(visitor.user).await;
-        Shown::Offered(keys.into_iter().map(|key| (key.id, format!("added {}", words::date(key.created)))).collect())
+        Shown::Offered(
+            keys.into_iter().map(|key| (key.id, format!("added {}", words::date(key.created)))).collect(),
+        )
     }
 
     async fn stored(&self, user: UserId) -> Vec<Stored> {
@@ -104,7 +106,13 @@ impl Site {
 }
 
 /// `/passkey/add/…` of somebody signed in.
-pub(crate) async fn add(site: &Site, ask: &Ask, visitor: &Visitor, form: &Fields, half: &str) -> Response<Body> {
+pub(crate) async fn add(
+    site: &Site,
+    ask: &Ask,
+    visitor: &Visitor,
+    form: &Fields,
+    half: &str,
+) -> Response<Body> {
     let Some(party) = site.party(ask) else { return refused("Passkeys need the page's own name and https.") };
     match half {
         "start" => begin_add(site, &party, visitor).await,
@@ -116,7 +124,8 @@ pub(crate) async fn add(site: &Site, ask: &Ask, visitor: &Visitor, form: &Fields
 async fn begin_add(site: &Site, party: &Webauthn, visitor: &Visitor) -> Response<Body> {
     let keys = site.stored(visitor.user).await;
     let known = keys.iter().filter_map(|key| Some(parse(key)?.cred_id().clone())).collect();
-    let begun = party.start_passkey_registration(uuid(visitor.user), &visitor.login, &visitor.name, Some(known));
+    let begun =
+        party.start_passkey_registration(uuid(visitor.user), &visitor.login, &visitor.name, Some(known));
     let Ok((challenge, state)) = begun else { return refused("A passkey cannot be made here.") };
     let mut options = serde_json::to_value(challenge.public_key).unwrap_or_default();
     // The person is found by the passkey alone: the sign-in page names nobody.
@@ -270,7 +279,9 @@ mod tests {
     fn the_way_on_stays_on_this_server() {
         let to = |next: &str| super::next(&Fields::parse(format!("next={next}").as_bytes()));
         assert_eq!(to("/register/abc"), "/register/abc");
-        for elsewhere in ["//evil.example", "https://evil.example", "javascript:alert(1)", "/\\evil.example", ""] {
+        for elsewhere in
+            ["//evil.example", "https://evil.example", "javascript:alert(1)", "/\\evil.example", ""]
+        {
             assert_eq!(to(elsewhere), "/machines", "{elsewhere}");
         }
     }

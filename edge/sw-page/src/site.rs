@@ -102,6 +102,32 @@ impl Site {
         })
     }
 
+    /// A site on loopback for tests of one part.
+    #[cfg(test)]
+    pub(crate) fn for_tests(control: Control) -> Arc<Self> {
+        let url = "http://localhost".to_owned();
+        let key = sw_types::ControlPrivate::generate([1; 32]).public();
+        let join = JoinFacts::new(
+            url.clone(),
+            url.clone(),
+            Vec::new(),
+            sw_types::ServerKeyHash::of(&key),
+            false,
+            None,
+        );
+        let config = SiteConfig {
+            base_url: url,
+            hosts: Vec::new(),
+            join: Arc::new(join),
+            script: |_| String::new(),
+            binary: Arc::default(),
+            sign_in_by_network: false,
+            oidc: None,
+            version: "0".into(),
+        };
+        Self::new(control, config)
+    }
+
     /// Whether a path belongs to the site (architecture.md §10.2).
     pub fn serves(path: &str) -> bool {
         const FIRST: [&str; 23] = [
@@ -199,7 +225,9 @@ impl Site {
 
     async fn post(self: &Arc<Self>, ask: &Ask, form: &Fields) -> Response<Body> {
         let pieces = ask.pieces();
-        if let (["admin", _] | ["passkey", "use", _], Some(wait)) = (&pieces[..], self.failures.wait(ask.peer.ip())) {
+        if let (["admin", _] | ["passkey", "use", _], Some(wait)) =
+            (&pieces[..], self.failures.wait(ask.peer.ip()))
+        {
             let why = format!("too many tries; it goes on by itself in {wait} s\n");
             return http::text(StatusCode::TOO_MANY_REQUESTS, why);
         }

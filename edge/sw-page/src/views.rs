@@ -224,9 +224,11 @@ pub(crate) fn connection(tailnet: &Tailnet, node: &Node, online: bool) -> sw_web
             text: "online".into(),
             why: "hard network: direct with easy ones, probably".into(),
         },
-        (_, Some(false)) => {
-            Connection { kind: Kind::Idle, text: "online".into(), why: "easy network: direct with nearly everyone, probably".into() }
-        }
+        (_, Some(false)) => Connection {
+            kind: Kind::Idle,
+            text: "online".into(),
+            why: "easy network: direct with nearly everyone, probably".into(),
+        },
         (_, None) => Connection { kind: Kind::Idle, text: "online".into(), why: String::new() },
     }
 }

@@ -45,7 +45,10 @@ impl Provider {
                 let body = answer(&url, &pem, &kept, &text);
                 let status = if body.get("error").is_some() { "400 Bad Request" } else { "200 OK" };
                 let body = body.to_string();
-                let head = format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+                let head = format!(
+                    "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+                    body.len()
+                );
                 io.write_all(format!("{head}{body}").as_bytes()).await.expect("writes");
             }
         });
@@ -73,7 +76,8 @@ fn is_whole(request: &[u8]) -> bool {
 }
 
 fn answer(url: &str, pem: &str, codes: &Codes, request: &str) -> Value {
-    let key = CoreEdDsaPrivateSigningKey::from_ed25519_pem(pem, Some(JsonWebKeyId::new("k".into()))).expect("a key");
+    let key = CoreEdDsaPrivateSigningKey::from_ed25519_pem(pem, Some(JsonWebKeyId::new("k".into())))
+        .expect("a key");
     match request.split(' ').nth(1).expect("a path") {
         "/.well-known/openid-configuration" => json!({
             "issuer": url, "authorization_endpoint": format!("{url}/authorize"),
@@ -81,11 +85,18 @@ fn answer(url: &str, pem: &str, codes: &Codes, request: &str) -> Value {
             "response_types_supported": ["code"], "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": ["EdDSA"],
         }),
-        "/keys" => serde_json::to_value(CoreJsonWebKeySet::new(vec![key.as_verification_key()])).expect("keys"),
+        "/keys" => {
+            serde_json::to_value(CoreJsonWebKeySet::new(vec![key.as_verification_key()])).expect("keys")
+        }
         "/token" => {
-            assert!(request.to_ascii_lowercase().contains("authorization: basic"), "the client proves itself");
+            assert!(
+                request.to_ascii_lowercase().contains("authorization: basic"),
+                "the client proves itself"
+            );
             let form: BTreeMap<String, String> =
-                form_urlencoded::parse(request.split("\r\n\r\n").nth(1).expect("a form").as_bytes()).into_owned().collect();
+                form_urlencoded::parse(request.split("\r\n\r\n").nth(1).expect("a form").as_bytes())
+                    .into_owned()
+                    .collect();
             let Some((challenge, claims)) = codes.lock().expect("codes").remove(&form["code"]) else {
                 return json!({ "error": "invalid_grant" });
             };
@@ -212,11 +223,17 @@ async fn strangers_and_forged_answers_are_refused() {
         assert!(answer.contains(why) && !answer.contains("set-cookie"), "{claims}: {answer}");
     }
     let good = trip(&world, &provider, jun()).await;
-    assert!(good.come_back_with(&world, "").await.contains("another browser"), "a callback that nobody here began");
+    assert!(
+        good.come_back_with(&world, "").await.contains("another browser"),
+        "a callback that nobody here began"
+    );
     assert!(good.come_back(&world).await.contains("SameSite=Strict"));
     assert!(good.come_back(&world).await.contains("took too long"), "an answer is used once");
     let mut swapped = trip(&world, &provider, jun()).await;
     swapped.code = trip(&world, &provider, jun()).await.code;
-    assert!(swapped.come_back(&world).await.contains("was not good"), "another sign-in's code has another challenge");
+    assert!(
+        swapped.come_back(&world).await.contains("was not good"),
+        "another sign-in's code has another challenge"
+    );
     assert_eq!(people(&world).await.len(), 2);
 }

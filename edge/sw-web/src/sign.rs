@@ -1,7 +1,7 @@
 //! Pages before or beside signing in: the one-time link, a device's login page, its approval, the phone's steps.
 
-use crate::shell::{Theme, bare};
 use crate::parts::segment;
+use crate::shell::{Theme, bare};
 use maud::{Markup, html};
 
 /// `/sign-in`: how to get in; says why the last try did not work.

@@ -3,6 +3,7 @@
 //! Pictures of every page lie in `target/tmp/pictures` afterwards, or where `SAMEWIRE_PICTURES` says.
 
 mod network;
+mod pages;
 mod story;
 mod tab;
 

@@ -47,9 +47,12 @@ impl Network {
         let keys = dir.clone();
         let roles = move |server: &sw_control::Server, bound: sw_control::Bound| {
             let place = Place {
-                url: bound.url,
+                tls_url: format!("https://localhost:{port}"),
+                login_server: bound.url,
+                candidates: vec![(bound.host.clone(), port)],
                 hosts: vec![bound.host],
                 listen: bound.listen,
+                can_port_80: false,
                 is_reachable_outside: false,
                 has_node: false,
                 given: None,
@@ -59,7 +62,7 @@ impl Network {
             let _is_waited_for = handle.send(server.control().clone());
             Ok(Roles {
                 others: Some(serving.router()),
-                tls: Some(serving.tls.clone()),
+                tls: Some(Arc::clone(&serving.tls)),
                 derp_map: serving.derp_map.clone(),
             })
         };
@@ -129,7 +132,8 @@ impl Network {
             .stderr(log)
             .spawn()
             .expect("a daemon");
-        let mut machine = Machine { name: name.into(), api: LocalApi::new(&socket), socket, daemon, up: None };
+        let mut machine =
+            Machine { name: name.into(), api: LocalApi::new(&socket), socket, daemon, up: None };
         machine.until("its daemon answers", |status| status.get("BackendState").map(|_| ()));
         let mut up = machine.command("up");
         up.arg(format!("--login-server={}", self.url)).arg(format!("--hostname={name}"));
@@ -166,7 +170,12 @@ impl Machine {
             if let Some(value) = self.api.status().as_ref().and_then(&found) {
                 return value;
             }
-            assert!(begun.elapsed() < SOON, "{}: {what}: not in {SOON:?}: {:?}", self.name, self.api.status());
+            assert!(
+                begun.elapsed() < SOON,
+                "{}: {what}: not in {SOON:?}: {:?}",
+                self.name,
+                self.api.status()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -189,7 +198,12 @@ impl Machine {
     }
 
     pub(crate) fn ping(&self, name: &str) {
-        let status = self.command("ping").args(["--c=3", "--timeout=2s", name]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let status = self
+            .command("ping")
+            .args(["--c=3", "--timeout=2s", name])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
         assert!(status.is_ok(), "ping starts");
     }
 
@@ -210,4 +224,3 @@ impl Drop for Machine {
         }
     }
 }
-

@@ -34,8 +34,7 @@ impl Drop for Tab {
 /// Why there is no browser here, if there is none.
 pub(crate) fn missing() -> Option<String> {
     let is_there = |name: &str| Command::new(name).arg("--version").stdout(Stdio::null()).status().is_ok();
-    let absent: Vec<&str> =
-        ["chromium", "chromedriver"].into_iter().filter(|name| !is_there(name)).collect();
+    let absent: Vec<&str> = ["chromium", "chromedriver"].into_iter().filter(|name| !is_there(name)).collect();
     (!absent.is_empty()).then(|| format!("{} is not installed", absent.join(" and ")))
 }
 
@@ -50,7 +49,8 @@ impl Tab {
             .stderr(Stdio::null())
             .spawn()
             .expect("chromedriver starts");
-        let mut options = vec!["--headless=new", "--disable-gpu", "--hide-scrollbars", "--disable-dev-shm-usage"];
+        let mut options =
+            vec!["--headless=new", "--disable-gpu", "--hide-scrollbars", "--disable-dev-shm-usage"];
         if rustix::process::geteuid().is_root() {
             options.push("--no-sandbox");
         }
@@ -105,10 +105,8 @@ impl Tab {
 
     /// A command of Chrome's own protocol.
     pub(crate) async fn cdp(&self, method: &str, params: Value) -> Value {
-        let command = Custom {
-            path: "goog/cdp/execute".into(),
-            body: json!({ "cmd": method, "params": params }),
-        };
+        let command =
+            Custom { path: "goog/cdp/execute".into(), body: json!({ "cmd": method, "params": params }) };
         self.client.issue_cmd(command).await.unwrap_or_else(|error| panic!("{method}: {error}"))
     }
 
@@ -152,9 +150,7 @@ impl Tab {
 
     /// A button or link by its words.
     pub(crate) async fn by_words(&self, words: &str) -> Element {
-        let path = format!(
-            "//*[self::button or self::a or self::summary][normalize-space(.)=\"{words}\"]"
-        );
+        let path = format!("//*[self::button or self::a or self::summary][normalize-space(.)=\"{words}\"]");
         match self.client.wait().at_most(SOON).for_element(Locator::XPath(&path)).await {
             Ok(element) => element,
             Err(error) => panic!("nothing says \"{words}\": {error}\n{}", self.text().await),
@@ -163,6 +159,12 @@ impl Tab {
 
     pub(crate) async fn press(&self, words: &str) {
         self.by_words(words).await.click().await.unwrap_or_else(|error| panic!("\"{words}\": {error}"));
+    }
+
+    /// Keys for whatever has the focus.
+    pub(crate) async fn keys(&self, keys: &str) {
+        let focused = self.client.active_element().await.expect("something has the focus");
+        focused.send_keys(keys).await.expect("keys");
     }
 
     pub(crate) async fn fill(&self, selector: &str, text: &str) {
@@ -182,16 +184,12 @@ impl Tab {
 
     /// Waits until the page says this.
     pub(crate) async fn until_says(&self, words: &str) {
-        self.until(&format!("the page says \"{words}\""), SOON, async || self.text().await.contains(words)).await;
+        self.until(&format!("the page says \"{words}\""), SOON, async || self.text().await.contains(words))
+            .await;
     }
 
     /// Waits for a condition; gives how long it took.
-    pub(crate) async fn until(
-        &self,
-        what: &str,
-        limit: Duration,
-        ready: impl AsyncFn() -> bool,
-    ) -> Duration {
+    pub(crate) async fn until(&self, what: &str, limit: Duration, ready: impl AsyncFn() -> bool) -> Duration {
         let begun = Instant::now();
         while !ready().await {
             assert!(begun.elapsed() < limit, "{what}: not in {limit:?}; the page:\n{}", self.text().await);

@@ -74,7 +74,8 @@ pub(crate) async fn handle(ask: &Ask<'_>, path: &[&str]) -> Answer {
         (Method::POST, [word]) => {
             let user = find(ask, word).await?;
             let Input { name, email, display_name, role, suspended } = ask.input()?;
-            let change = UserChange { name, email, display_name, role, suspended, groups: None, passkeys: None };
+            let change =
+                UserChange { name, email, display_name, role, suspended, groups: None, passkeys: None };
             run(ask, Command::UpdateUser { user, change }).await
         }
         (Method::DELETE, [word]) => {

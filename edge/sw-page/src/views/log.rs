@@ -1,9 +1,9 @@
 //! The audit log as a page and as a file.
 
 use super::shell;
-use crate::log_undo::undoing;
 use crate::guard::Visitor;
 use crate::http;
+use crate::log_undo::undoing;
 use crate::site::{Ask, Site};
 use crate::words;
 use ::http::{Response, StatusCode};

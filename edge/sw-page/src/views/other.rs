@@ -230,7 +230,11 @@ fn people_view(tailnet: &Tailnet, now: UnixTime) -> people::PeopleView {
         })
         .collect();
     let count = words::count(people.len(), "person", "people");
-    people::PeopleView { sentence: format!("{count}, {}.", words::count(invites.len(), "open invite", "open invites")), people, invites }
+    people::PeopleView {
+        sentence: format!("{count}, {}.", words::count(invites.len(), "open invite", "open invites")),
+        people,
+        invites,
+    }
 }
 
 fn is_valid(key: &AuthKey, now: UnixTime) -> bool {
@@ -267,7 +271,11 @@ fn keys_view(tailnet: &Tailnet, now: UnixTime) -> keys::KeysView {
                 .uses_max
                 .map_or_else(|| "no limit".into(), |max| format!("{} of {max}", max - key.used.min(max))),
             ends: key.expires.map_or_else(|| "never".into(), |at| words::until(at, now)),
-            last_used: if key.used == 0 { "never".into() } else { words::count(key.used as usize, "time", "times") },
+            last_used: if key.used == 0 {
+                "never".into()
+            } else {
+                words::count(key.used as usize, "time", "times")
+            },
         })
         .collect();
     let api: Vec<keys::ApiKey> = state
@@ -410,14 +418,21 @@ fn relays_view(tailnet: &Tailnet) -> relays::RelaysView {
             help: "let UDP out in its firewall".into(),
         })
         .collect();
-    relays::RelaysView { sentence: format!("{} in the map.", words::count(rows.len(), "relay", "relays")), relays: rows, relayed }
+    relays::RelaysView {
+        sentence: format!("{} in the map.", words::count(rows.len(), "relay", "relays")),
+        relays: rows,
+        relayed,
+    }
 }
 
 pub(super) async fn settings(site: &Site, ask: &Ask, visitor: &Visitor) -> Option<String> {
     let shell = shell(site, ask, visitor, Page::Settings).await?;
     let (theme, version) = (ask.theme, site.config.version.clone());
     let oidc = site.config.oidc.as_ref();
-    let oidc = oidc.map_or_else(|| "Not set up: samewire control serve --help".into(), |oidc| format!("by {}", oidc.name()));
+    let oidc = oidc.map_or_else(
+        || "Not set up: samewire control serve --help".into(),
+        |oidc| format!("by {}", oidc.name()),
+    );
     let passkeys = site.passkeys_of(ask, visitor).await;
     let view = site.control.read(move |tailnet| {
         let settings = tailnet.state().settings();

@@ -1,9 +1,9 @@
 //! The picture of the network.
 
 use super::{connection, person, shell};
-use crate::words;
 use crate::guard::Visitor;
 use crate::site::{Ask, Site};
+use crate::words;
 use std::collections::BTreeMap;
 use sw_tailnet::{Node, Tailnet};
 use sw_web::network::{Chosen, Dot, Link, NetworkView, page as render};
