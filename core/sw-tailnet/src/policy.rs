@@ -361,6 +361,7 @@ mod tests {
                 suspended: false,
                 provider: None,
                 groups: Vec::new(),
+                passkeys: Vec::new(),
                 created: sw_types::UnixTime::default(),
             })
         };
