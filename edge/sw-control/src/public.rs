@@ -37,6 +37,12 @@ impl PublicRouter {
     }
 }
 
+/// Whether a person looks, not a program that watches.
+fn is_browser(request: &Request<Incoming>) -> bool {
+    let accepted = request.headers().get(http::header::ACCEPT).and_then(|value| value.to_str().ok());
+    accepted.is_some_and(|accepted| accepted.contains("text/html"))
+}
+
 impl Router for PublicRouter {
     fn route(&self, request: Request<Incoming>, conn: Arc<Conn>) -> BoxFuture<Response<Body>> {
         let shared = Arc::clone(&self.shared);
@@ -58,7 +64,8 @@ impl Router for PublicRouter {
                 Box::pin(std::future::ready(text(StatusCode::OK, String::new())))
             }
             (&Method::POST, "/verify") => Box::pin(async move { verify(&shared, request).await }),
-            (&Method::GET, "/health") => Box::pin(async move { api::health_response(&shared).await }),
+            // People get the page of that name (architecture.md §10.2).
+            (&Method::GET, "/health") if !(self.has_pages && is_browser(&request)) => Box::pin(async move { api::health_response(&shared).await }),
             (_, path) if path.starts_with("/api/") => {
                 Box::pin(async move { api::public(shared, request, &conn).await })
             }

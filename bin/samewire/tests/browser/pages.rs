@@ -8,7 +8,7 @@ use fantoccini::Locator;
 use fantoccini::key::Key;
 use serde_json::json;
 use sw_store::{Seq, SqliteStore, Store as _};
-use sw_tailnet::{Change, Entry, Ids, JoinedBy, Node, Owner, Role, User};
+use sw_tailnet::{Change, Entry, Ids, JoinedBy, Node, Owner, Pool, Role, Settings, User};
 use sw_types::{MachineKey, NodeId, NodeKey, UnixTime, UserId};
 
 use crate::network::Network;
@@ -248,7 +248,9 @@ fn write_network(dir: &Path, machines: u16) {
     };
     let people =
         (1..=20).map(|id| person(id, if id == 1 { "ada".into() } else { format!("person-{id}") }.as_str()));
-    let mut changes: Vec<Change> = people.collect();
+    let settings = Settings::new("1000".to_owned(), Pool::default());
+    let mut changes = vec![Change::Settings(Some(Box::new(settings)))];
+    changes.extend(people);
     changes.extend((0..machines).map(machine));
     let last = u32::from_be_bytes([100, 64, machines.to_be_bytes()[0], machines.to_be_bytes()[1]]);
     changes.push(Change::NextIds(Ids { node: i64::from(machines) + 1, user: 21, last_v4: last }));
