@@ -40,6 +40,9 @@ impl Network {
             no_relay: false,
             tls_cert: None,
             tls_key: None,
+            acme: false,
+            acme_directory: String::new(),
+            acme_ca: None,
         };
         let dir = state.path().join("control");
         let (handle, given) = tokio::sync::oneshot::channel();
@@ -58,12 +61,13 @@ impl Network {
                 given: None,
                 oidc: None,
             };
-            let serving = Serving::start(server, &keys, &place, false).map_err(|e| format!("{e:#}"))?;
+            let serving = Serving::start(server, &keys, &place, false, &sw_net::tls::CertStore::new()).map_err(|e| format!("{e:#}"))?;
             let _is_waited_for = handle.send(server.control().clone());
             Ok(Roles {
                 others: Some(serving.router()),
                 tls: Some(Arc::clone(&serving.tls)),
                 derp_map: serving.derp_map.clone(),
+                ..Roles::default()
             })
         };
         tokio::spawn(async move {
