@@ -65,7 +65,9 @@ impl Router for PublicRouter {
             }
             (&Method::POST, "/verify") => Box::pin(async move { verify(&shared, request).await }),
             // People get the page of that name (architecture.md §10.2).
-            (&Method::GET, "/health") if !(self.has_pages && is_browser(&request)) => Box::pin(async move { api::health_response(&shared).await }),
+            (&Method::GET, "/health") if !(self.has_pages && is_browser(&request)) => {
+                Box::pin(async move { api::health_response(&shared).await })
+            }
             (_, path) if path.starts_with("/api/") => {
                 Box::pin(async move { api::public(shared, request, &conn).await })
             }

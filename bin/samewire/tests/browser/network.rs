@@ -61,7 +61,8 @@ impl Network {
                 given: None,
                 oidc: None,
             };
-            let serving = Serving::start(server, &keys, &place, false, &sw_net::tls::CertStore::new()).map_err(|e| format!("{e:#}"))?;
+            let serving = Serving::start(server, &keys, &place, false, &sw_net::tls::CertStore::new())
+                .map_err(|e| format!("{e:#}"))?;
             let _is_waited_for = handle.send(server.control().clone());
             Ok(Roles {
                 others: Some(serving.router()),
