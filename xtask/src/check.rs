@@ -1,6 +1,6 @@
 //! `cargo xtask check`: everything that can be refused without running the product.
 
-use crate::{layers, lengths, purity, run};
+use crate::{layers, lengths, purity, run, unused};
 use anyhow::bail;
 use std::time::Instant;
 
@@ -40,7 +40,9 @@ pub(crate) fn lints_of_this_compiler() -> anyhow::Result<()> {
 pub(crate) fn rules() -> anyhow::Result<()> {
     let root = run::workspace_root();
     let metadata = run::output(run::cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
-    let mut found = layers::violations(&serde_json::from_str(&metadata)?);
+    let metadata = serde_json::from_str(&metadata)?;
+    let mut found = layers::violations(&metadata);
+    found.extend(unused::violations(&metadata, &std::fs::read_to_string(root.join("Cargo.toml"))?)?);
     found.extend(purity::violations(&root.join("core"))?);
     found.extend(lengths::violations(&root)?);
     if !found.is_empty() {
@@ -49,7 +51,7 @@ pub(crate) fn rules() -> anyhow::Result<()> {
         }
         bail!("{} rules of the house are broken", found.len());
     }
-    println!("ok: layers, purity of the cores, file lengths");
+    println!("ok: layers, purity of the cores, file lengths, no unused dependency");
     Ok(())
 }
 

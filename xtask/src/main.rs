@@ -10,6 +10,7 @@ mod peers;
 mod purity;
 mod run;
 mod test;
+mod unused;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
