@@ -101,7 +101,7 @@ pub(crate) fn run(args: ControlArgs) -> ExitCode {
         ControlCommand::Admin(command) => match sw_cli::admin::run(&args.common, &command) {
             Ok(code) => ExitCode::from(code),
             Err(error) if args.common.json => {
-                print(&serde_json::json!({ "error": error.to_string() }).to_string());
+                print_error(&serde_json::json!({ "error": error.problem() }).to_string());
                 ExitCode::from(error.exit_code())
             }
             Err(error) => fail(&error.to_string(), error.why(), error.fix(), error.exit_code()),
@@ -181,15 +181,19 @@ fn print(text: &str) {
     println!("{text}");
 }
 
-/// What, why, fix (ux.md §1).
 #[expect(clippy::print_stderr, reason = "the error of the command")]
+fn print_error(text: &str) {
+    eprintln!("{text}");
+}
+
+/// What, why, fix (ux.md §1).
 fn fail(what: &str, why: Option<String>, fix: Option<String>, code: u8) -> ExitCode {
-    eprintln!("error: {what}");
+    print_error(&format!("error: {what}"));
     if let Some(why) = why {
-        eprintln!("  why: {why}");
+        print_error(&format!("  why: {why}"));
     }
     if let Some(fix) = fix {
-        eprintln!("  fix: {fix}");
+        print_error(&format!("  fix: {fix}"));
     }
     ExitCode::from(code)
 }

@@ -30,6 +30,7 @@ mod own;
 mod policy;
 mod settings;
 mod users;
+mod v2;
 
 pub(crate) use health::health_response;
 
@@ -176,7 +177,7 @@ pub(crate) fn too_long() -> Response<Body> {
 pub(crate) async fn public(shared: Arc<Shared>, request: Request<Incoming>, conn: &Conn) -> Response<Body> {
     let (parts, body) = request.into_parts();
     if parts.uri.path() == "/api/openapi.json" {
-        return json(StatusCode::OK, include_str!("api/openapi.json"));
+        return v2::openapi().unwrap_or_else(Problem::into_response);
     }
     let now = clock::now();
     if let Some(wait) = shared.throttle.address_wait(conn.peer.ip(), now.mono) {
@@ -244,13 +245,17 @@ pub(crate) async fn handle(shared: &Shared, caller: &Caller, parts: &Parts, body
         let owned = segments(rest);
         let path = owned.iter().map(String::as_str).collect();
         own::handle(Ask { shared, caller, parts, body: &body, path }).await
+    } else if let Some(rest) = path.strip_prefix("/api/v2/") {
+        let owned = segments(rest);
+        let path = owned.iter().map(String::as_str).collect();
+        v2::handle(Ask { shared, caller, parts, body: &body, path }).await
     } else {
         match path {
             "/metrics" | "/health" => {
                 let path = vec![path.trim_start_matches('/')];
                 own::handle(Ask { shared, caller, parts, body: &body, path }).await
             }
-            "/api/openapi.json" => Ok(json(StatusCode::OK, include_str!("api/openapi.json"))),
+            "/api/openapi.json" => v2::openapi(),
             _ => Err(no_such_path()),
         }
     };

@@ -121,6 +121,11 @@ impl Server {
         Ok(Self { shared: Arc::new(shared), driver })
     }
 
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// Speaks to the network.
     pub fn control(&self) -> &Control {
         &self.shared.control

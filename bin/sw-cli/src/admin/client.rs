@@ -11,6 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use serde_json::Value;
 use sw_net::dial;
 use sw_net::tls::{CertHash, Trust, client_config, server_name};
+use sw_types::{Problem, Slug};
 use tokio::net::UnixStream;
 use tokio_rustls::TlsConnector;
 
@@ -88,6 +89,24 @@ impl ClientError {
                 Some("make a key on the server: samewire control apikeys create; then --api-key or SAMEWIRE_API_KEY".to_owned())
             }
             Self::Refused { .. } | Self::Broken(_) | Self::Argument { .. } | Self::Runtime(_) => None,
+        }
+    }
+
+    /// What `--json` prints on standard error (ux.md §1.3).
+    pub fn problem(&self) -> Problem {
+        let slug = match self {
+            Self::Unreachable { .. } => Slug::ServerUnreachable.name(),
+            Self::NotRunning { .. }
+            | Self::Refused { .. }
+            | Self::Broken(_)
+            | Self::Argument { .. }
+            | Self::Runtime(_) => "other",
+        };
+        Problem {
+            slug: slug.to_owned(),
+            what: self.to_string(),
+            why: self.why().unwrap_or_default(),
+            fix: self.fix().unwrap_or_default(),
         }
     }
 

@@ -2,8 +2,8 @@
 
 use http::Method;
 use serde::{Deserialize, Serialize};
-use sw_tailnet::{ApiKey, AuthKey, Command, Done, NewApiKey, NewAuthKey, Tailnet};
-use sw_types::UnixTime;
+use sw_tailnet::{ApiKey, AuthKey, Command, Done, NewApiKey, NewAuthKey, NewUser, Role, Tailnet};
+use sw_types::{UnixTime, UserId};
 
 use super::{Answer, Ask, Problem, no_such_path, ok};
 
@@ -90,7 +90,7 @@ async fn create_auth_key(ask: &Ask<'_>) -> Answer {
     let input: AuthInput = ask.input()?;
     let user = match &input.user {
         Some(word) => Some(super::users::find(ask, word).await?),
-        None if input.tags.is_empty() => ask.shared.control.read(only_user).await?,
+        None if input.tags.is_empty() => whose(ask).await?,
         None => None,
     };
     let seconds = input.expiry_seconds.unwrap_or(DEFAULT_SECONDS);
@@ -120,11 +120,38 @@ async fn create_auth_key(ask: &Ask<'_>) -> Answer {
     }
 }
 
-/// The only person of the network, if there is just one.
-fn only_user(tailnet: &Tailnet) -> Option<sw_types::UserId> {
-    let mut users = tailnet.state().users();
-    let first = users.next()?;
-    users.next().is_none().then_some(first.id)
+/// Whose machines a key is for when nobody is named: the caller's, the only person's, the only owner's. A network without
+/// people gets its owner by this. `None`: it must be said.
+pub(crate) async fn whose(ask: &Ask<'_>) -> Result<Option<UserId>, Problem> {
+    if let Some(caller) = ask.caller.user {
+        return Ok(Some(caller));
+    }
+    let look = |tailnet: &Tailnet| {
+        let people: Vec<(UserId, Role)> = tailnet.state().users().map(|user| (user.id, user.role)).collect();
+        let mut owners = people.iter().filter(|(_, role)| *role == Role::Owner);
+        let only = match (&people[..], owners.next(), owners.next()) {
+            ([(only, _)], ..) => Some(*only),
+            (_, Some((owner, _)), None) => Some(*owner),
+            _ => None,
+        };
+        (people.is_empty(), only)
+    };
+    let (is_empty, only) = ask.shared.control.read(look).await?;
+    if !is_empty {
+        return Ok(only);
+    }
+    let owner = NewUser {
+        name: "owner".to_owned(),
+        email: None,
+        display_name: String::new(),
+        role: None,
+        provider: None,
+        groups: Vec::new(),
+    };
+    match ask.shared.control.execute(&ask.caller.name, Command::CreateUser(owner)).await? {
+        Done::User(id) => Ok(Some(id)),
+        Done::Changed | Done::Node(_) | Done::Secret { .. } => Ok(None),
+    }
 }
 
 #[derive(Deserialize, Default)]
