@@ -11,7 +11,8 @@ use rustix::fs::{Mode, OFlags};
 use serde_json::Value;
 use sw_net::dial;
 use sw_net::tls::{CertHash, Trust, client_config, server_name};
-use sw_types::problem::{Problem, Slug};
+use sw_types::local::Problem;
+use sw_types::problem::Slug;
 use tokio::net::UnixStream;
 use tokio_rustls::TlsConnector;
 
