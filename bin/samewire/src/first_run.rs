@@ -8,6 +8,7 @@ pub mod background;
 pub mod invite;
 pub mod join;
 pub mod keep;
+mod nearby;
 pub mod qr;
 pub mod reach;
 pub mod screen;

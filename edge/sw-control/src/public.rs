@@ -1,5 +1,6 @@
 //! What the control role answers on the public listener (control.md §2.1, architecture.md §10.2).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_TYPE};
@@ -53,10 +54,7 @@ impl Router for PublicRouter {
                 Box::pin(std::future::ready(response))
             }
             (&Method::GET, "/key") => Box::pin(std::future::ready(key(&shared, request.uri().query()))),
-            (&Method::GET, "/version") => {
-                let text = format!("{{\"version\":\"{}\"}}\n", env!("CARGO_PKG_VERSION"));
-                Box::pin(std::future::ready(json(StatusCode::OK, text)))
-            }
+            (&Method::GET, "/version") => Box::pin(async move { version(&shared, &conn).await }),
             (&Method::GET, "/robots.txt") => {
                 Box::pin(std::future::ready(text(StatusCode::OK, "User-agent: *\nDisallow: /\n".to_owned())))
             }
@@ -99,6 +97,22 @@ impl Router for PublicRouter {
         matches!(path, "/key" | ts2021::PATH)
             || self.others.as_ref().is_some_and(|others| others.accepts_absolute_form(path))
     }
+}
+
+/// `GET /version`. Neighbours in the LAN hear the network's name too, so that nobody starts a second one there by
+/// mistake.
+async fn version(shared: &Shared, conn: &Conn) -> Response<Body> {
+    let mut facts = serde_json::json!({ "version": env!("CARGO_PKG_VERSION") });
+    let is_near = match conn.peer.ip() {
+        IpAddr::V4(ip) => ip.is_private() || ip.is_loopback(),
+        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_loopback(),
+    };
+    if is_near && let Ok(network) = shared.control.read(|t| t.state().settings().base_domain.clone()).await {
+        let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        facts["network"] = network.into();
+        facts["machine"] = name.split('.').next().unwrap_or_default().into();
+    }
+    json(StatusCode::OK, format!("{facts}\n"))
 }
 
 /// `GET /key?v=N` (control.md §1.1).

@@ -80,6 +80,11 @@ impl Run<'_> {
                 if self.args.first.dry_run {
                     return self.dry_run(&plan.unwrap_or(wanted)).map(Some);
                 }
+                if !first.new_network
+                    && let Some(problem) = super::nearby::look()
+                {
+                    return Err(problem);
+                }
                 if status.is_some() {
                     // A daemon that serves nothing; it starts anew with its network.
                     background::stop(&self.paths)?;
