@@ -77,7 +77,8 @@ mod tests {
     #[test]
     fn an_entry_that_no_crate_asks_for_is_found() {
         let metadata = serde_json::json!({ "packages": [] });
-        let found = violations(&metadata, "[workspace.dependencies]\nserde = \"1\"\n\n[profile.dev]\n").unwrap();
+        let found =
+            violations(&metadata, "[workspace.dependencies]\nserde = \"1\"\n\n[profile.dev]\n").unwrap();
         assert_eq!(found, ["Cargo.toml: the workspace dependency serde is asked for by no crate"]);
     }
 }

@@ -55,7 +55,7 @@ pub(crate) fn undoing<S>(state: &State, entries: &[(S, Entry)], at: usize) -> Op
                 let old =
                     older().find_map(|c| if let Change::Settings(old) = c { old.clone() } else { None });
                 let old: Box<Settings> = old?;
-                back.extend((state.settings() == &**new).then(|| Command::SetSettings(old)));
+                back.extend((state.settings() == &**new).then_some(Command::SetSettings(old)));
             }
             Change::User(id, Some(new)) => {
                 let old = older().find_map(|c| {

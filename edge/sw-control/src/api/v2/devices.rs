@@ -133,6 +133,7 @@ struct Input {
     routes: Vec<IpNet>,
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the table of routes sends only these acts here")]
 pub(super) async fn one(ask: &Ask<'_>, act: Act, word: &str) -> Answer {
     let node = nodes::find(ask, word).await?;
     let command = match act {
@@ -150,6 +151,7 @@ pub(super) async fn one(ask: &Ask<'_>, act: Act, word: &str) -> Answer {
 }
 
 /// The command of an act that has a body.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the table of routes sends only these acts here")]
 async fn change(ask: &Ask<'_>, act: Act, node: NodeId) -> Result<Command, Problem> {
     let input: Input = ask.input()?;
     let lacks =

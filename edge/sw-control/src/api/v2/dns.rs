@@ -47,6 +47,7 @@ struct Preferences {
     magic_dns: bool,
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the table of routes sends only these acts here")]
 pub(super) async fn handle(ask: &Ask<'_>, act: Act) -> Answer {
     let mut settings = settings::current(ask).await?;
     let before = settings.dns.clone();
