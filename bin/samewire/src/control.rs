@@ -28,7 +28,7 @@ enum ControlCommand {
     /// Run the control server
     Serve {
         #[command(flatten)]
-        serve: ServeArgs,
+        serve: Box<ServeArgs>,
         #[command(flatten)]
         oidc: OidcArgs,
     },
@@ -88,7 +88,7 @@ impl OidcArgs {
 pub(crate) fn run(args: ControlArgs) -> ExitCode {
     match args.command {
         ControlCommand::Serve { serve: serve_args, oidc } => match oidc.config() {
-            Ok(oidc) => serve(serve_args, oidc, args.common),
+            Ok(oidc) => serve(*serve_args, oidc, args.common),
             Err(error) => fail(&format!("the OIDC secret cannot be read: {error}."), None, None, 1),
         },
         ControlCommand::Restore { file } => match sw_control::restore(&file, &args.common.state) {

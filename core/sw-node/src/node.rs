@@ -8,6 +8,10 @@
 //!   time                ──┘                       └─> Event(…)        what programs on the machine hear
 //! ```
 
+mod face;
+mod facts;
+mod refresh;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,78 +32,18 @@ use crate::desired::{
 use crate::netmap::{Changes, Netmap};
 use crate::resolve::ResolverConfig;
 
+pub use self::face::{Event, NodeConfig, Output, ProvenServer};
+pub use self::facts::profile_of;
+use self::facts::{hostinfo, is_of_key, old_key, session_keys};
+
 /// Expiry is looked at again at least this often, since clocks may be set.
 const EXPIRY_CHECK_MAX: Duration = Duration::from_secs(3600);
-
-/// What a node starts with.
-#[derive(Debug)]
-pub struct NodeConfig {
-    /// Facts about the machine; what prefs and netcheck say is added.
-    pub hostinfo: Hostinfo,
-    pub disco: DiscoKey,
-    pub lock: LockKey,
-    /// No TUN, no routes, no DNS of the machine.
-    pub is_userspace: bool,
-    /// Removed by the server when it goes away (no state file).
-    pub is_ephemeral: bool,
-    pub dns_facts: DnsFacts,
-    pub seed: [u8; 32],
-}
-
-/// What programs on this machine hear on the bus.
-#[derive(Clone, Debug)]
-pub enum Event {
-    State(BackendState),
-    PrefsChanged,
-    NetmapChanged { peers: BTreeSet<NodeId>, removed: Vec<NodeId>, is_whole: bool },
-    BrowseToUrl(String),
-    LoginFinished,
-    Problem(Problem),
-}
-
-/// What the node asks of the edge.
-#[derive(Debug)]
-pub enum Output {
-    Control(ControlOutput),
-    /// A fresh node key, by [`Node::on_node_key`].
-    WantNodeKey,
-    /// The key that data plane and relays use; `None` when signed out.
-    Identity(Option<NodeKey>),
-    /// `None`: nothing of ours on the machine.
-    Machine(Option<MachineConfig>),
-    Resolver(Box<ResolverConfig>),
-    /// Peers that are new or changed, and keys that are gone.
-    Peers {
-        changed: Vec<PeerConfig>,
-        removed: Vec<NodeKey>,
-    },
-    Filter(FilterConfig),
-    RelayMap(RelayMap),
-    /// Write the preferences (with keys) to the state file.
-    Save,
-    /// The network is worth remembering for a start without the server.
-    CacheNetmap,
-    /// Answer this request of the server.
-    Ping(PingRequest),
-    Event(Event),
-}
 
 /// What becomes of what is known of the server when the identity is dropped.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Server {
     Kept,
     Forgotten,
-}
-
-/// A control server whose key was checked before anything was said to it.
-#[derive(Clone, Debug)]
-pub struct ProvenServer {
-    /// The address that answered.
-    pub url: String,
-    /// Further ones of the same server, best first.
-    pub further_urls: Vec<String>,
-    /// `mkey:` text.
-    pub key: String,
 }
 
 /// The node core.
@@ -610,146 +554,6 @@ impl Node {
             self.outputs.push_back(Output::Event(Event::State(wanted)));
         }
     }
-
-    fn refresh_everything(&mut self, now: Now) {
-        let changes = self.netmap.as_ref().map(Changes::everything).unwrap_or_default();
-        self.refresh(&changes, now);
-        self.drain_control(now);
-    }
-
-    /// Tells the edge what follows from changes of the network.
-    fn refresh(&mut self, changes: &Changes, now: Now) {
-        self.refresh_peers(changes, now);
-        if let (true, Some(netmap)) = (changes.derp_map, &self.netmap) {
-            let (map, problems) = netmap.derp_map.check();
-            for problem in problems {
-                tracing::warn!(%problem, "relay map");
-            }
-            self.outputs.push_back(Output::RelayMap(map));
-        }
-        if changes.filter || changes.self_node {
-            self.refresh_filter(now);
-        }
-        if changes.addressing || changes.dns || changes.self_node || self.netmap.is_none() {
-            self.refresh_machine(now);
-        }
-        let wall = now.wall;
-        self.expiry_check = self.netmap.as_ref().and_then(|netmap| {
-            let own = netmap.self_node.key_expiry.filter(|expiry| *expiry > wall);
-            let next = netmap.next_expiry(wall).into_iter().chain(own).min()?;
-            Some(now.mono + next.saturating_since(wall).min(EXPIRY_CHECK_MAX) + Duration::from_millis(1))
-        });
-        if !changes.is_empty() {
-            self.outputs.push_back(Output::Event(Event::NetmapChanged {
-                peers: changes.peers.clone(),
-                removed: changes.removed.keys().copied().collect(),
-                is_whole: changes.self_node || changes.dns || changes.derp_map || changes.domain,
-            }));
-        }
-        self.update_state(now);
-    }
-
-    fn refresh_peers(&mut self, changes: &Changes, now: Now) {
-        if !self.is_active(now) {
-            let removed: Vec<NodeKey> = std::mem::take(&mut self.published).into_iter().collect();
-            if !removed.is_empty() {
-                self.outputs.push_back(Output::Peers { changed: Vec::new(), removed });
-            }
-            return;
-        }
-        let Some(netmap) = &self.netmap else { return };
-        let mut removed: BTreeSet<NodeKey> = changes.removed.values().copied().collect();
-        removed.extend(&changes.retired_keys);
-        removed.retain(|key| netmap.peer_by_key(key).is_none());
-        let mut changed = Vec::new();
-        for node in changes.peers.iter().filter_map(|id| netmap.peer(*id)) {
-            match peer_config(netmap, node, &self.prefs, now.wall) {
-                Some(config) => changed.push(config),
-                None => drop(removed.insert(node.key)),
-            }
-        }
-        let removed: Vec<NodeKey> = removed.into_iter().filter(|key| self.published.remove(key)).collect();
-        self.published.extend(changed.iter().map(|config| config.key));
-        if !changed.is_empty() || !removed.is_empty() {
-            self.outputs.push_back(Output::Peers { changed, removed });
-        }
-    }
-
-    fn refresh_filter(&mut self, now: Now) {
-        let filter = match &self.netmap {
-            Some(netmap) if self.is_active(now) => filter_config(netmap, &self.prefs),
-            Some(_) | None => FilterConfig::default(),
-        };
-        if self.last_filter.as_ref() != Some(&filter) {
-            self.last_filter = Some(filter.clone());
-            self.outputs.push_back(Output::Filter(filter));
-        }
-    }
-
-    fn refresh_machine(&mut self, now: Now) {
-        let active = self.netmap.as_ref().filter(|_| self.is_active(now));
-        let facts = &self.config.dns_facts;
-        let machine = active.map(|netmap| machine_config(netmap, &self.prefs, facts, &self.lan, now.wall));
-        let resolver = active.map(|netmap| dns_plan(netmap, &self.prefs, facts).0);
-        if machine != self.last_machine {
-            self.machine_ready &= machine.is_some();
-            self.last_machine.clone_from(&machine);
-            self.outputs.push_back(Output::Machine(machine));
-        }
-        if self.last_resolver != resolver {
-            self.last_resolver.clone_from(&resolver);
-            self.outputs.push_back(Output::Resolver(Box::new(resolver.unwrap_or_default())));
-        }
-    }
-}
-
-/// The user's profile of a node's owner, from the network or from the login.
-pub fn profile_of(netmap: &Netmap, user: UserId) -> Option<UserProfile> {
-    let profile = netmap.user_profiles.get(&user)?;
-    Some(UserProfile {
-        id: profile.id,
-        login_name: profile.login_name.clone(),
-        display_name: profile.display_name.clone(),
-        profile_pic_url: profile.profile_pic_url.clone(),
-        groups: None,
-    })
-}
-
-fn is_of_key(message: &MapResponse, key: &NodeKey) -> bool {
-    message.node.as_ref().is_some_and(|node| node.key == *key)
-}
-
-fn old_key(prefs: &Prefs) -> NodeKey {
-    let text = prefs.config.as_ref().map(|config| config.old_private_node_key.0.as_str()).unwrap_or_default();
-    NodePrivate::from_text(text).map(|key| key.public()).unwrap_or_default()
-}
-
-fn session_keys(prefs: &Prefs, lock: LockKey) -> SessionKeys {
-    let text = prefs.config.as_ref().map(|config| config.private_node_key.0.as_str()).unwrap_or_default();
-    // Without a stored key the session is never used before `set_keys`.
-    let node = NodePrivate::from_text(text).unwrap_or_else(|_| NodePrivate::from_bytes([1; 32]));
-    SessionKeys { node, old: old_key(prefs), lock }
-}
-
-fn hostinfo(
-    config: &NodeConfig,
-    prefs: &Prefs,
-    net_info: Option<&NetInfo>,
-    services: &[Service],
-) -> Hostinfo {
-    let mut info = config.hostinfo.clone();
-    if !prefs.hostname.is_empty() {
-        info.hostname.clone_from(&prefs.hostname);
-    }
-    info.shields_up = prefs.shields_up;
-    info.routable_ips = prefs.advertise_routes.clone().unwrap_or_default();
-    info.request_tags = prefs.advertise_tags.clone().unwrap_or_default();
-    info.exit_node_id.0.clone_from(&prefs.exit_node_id);
-    info.userspace = Some(config.is_userspace);
-    info.userspace_router = Some(config.is_userspace);
-    info.services = services.to_vec();
-    info.net_info = net_info.cloned();
-    info
 }
 
 /// A refusal of the server in the words of ux.md, with its own text as the reason.

@@ -9,7 +9,11 @@ mod tab;
 
 use std::io::Write as _;
 
-/// Prints past the test harness, which would hide the line of a test that passes.
 fn skip(test: &str, why: &str) {
-    writeln!(std::io::stderr(), "skipped: {test}: {why}").expect("stderr");
+    say(&format!("skipped: {test}: {why}"));
+}
+
+/// Prints past the test harness, which would hide the line of a test that passes.
+fn say(line: &str) {
+    writeln!(std::io::stderr(), "{line}").expect("stderr");
 }

@@ -126,7 +126,7 @@ async fn edit_the_policy(tab: &Tab, attic: &Machine) {
     tab.picture("access").await;
     tab.css("#save").await.click().await.expect("a button");
     let took = tab.until("the node hears of it", REACHES_NODES, async || !attic.sees("birch")).await;
-    println!("policy saved to node told: {} ms", took.as_millis());
+    crate::say(&format!("policy saved to node told: {} ms", took.as_millis()));
     tab.until_says("Version 1 is in force.").await;
     write_policy(tab, "{\"grants\": [{\"src\": [\"*\"], \"dst\": [\"*\"], \"ip\": [\"*\"]}]}").await;
     tab.until("Save is on", SOON, async || tab.css("#save").await.is_enabled().await.expect("a button"))
@@ -185,7 +185,7 @@ async fn goes_offline_live(tab: &Tab, birch: &mut Machine) {
         tab.css("#m-birch").await.text().await.is_ok_and(|row| row.contains("offline"))
     });
     let took = took.await;
-    println!("stopped to shown as offline: {} ms", took.as_millis());
+    crate::say(&format!("stopped to shown as offline: {} ms", took.as_millis()));
     assert_eq!(tab.js("return window.same").await, true, "the page was not loaded again");
 }
 

@@ -76,10 +76,11 @@ async fn what_was_acknowledged_survives_kills() {
     for writer in writers {
         writer.await.unwrap();
     }
-    let known = acknowledged.lock().unwrap();
-    assert!(known.people.len() > 20 && known.machines.len() > 20, "there was a load of writes");
-    let (people, machines) = (known.people.len(), known.machines.len());
-    drop(known);
+    let (people, machines) = {
+        let known = acknowledged.lock().unwrap();
+        (known.people.len(), known.machines.len())
+    };
+    assert!(people > 20 && machines > 20, "there was a load of writes: {people} people, {machines} machines");
     println!("{kills} kills; {people} people and {machines} machines acknowledged, none lost");
     server.kill().await;
 }
