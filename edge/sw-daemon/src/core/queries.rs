@@ -141,9 +141,8 @@ impl Core {
     /// What the kernel lacks for the routes that this machine offers; a sentence with the way out.
     pub(crate) fn forwarding_problem(&self) -> Option<String> {
         let routes = self.node.prefs().advertise_routes.as_deref().filter(|routes| !routes.is_empty())?;
-        if self.reconciler.is_none() {
-            return None;
-        }
+        // Without a TUN it is this process that passes packets on.
+        self.reconciler.as_ref()?;
         let [v4, v6] = sw_os::forwards_packets();
         let lacks = |is_v4: bool, forwards: Option<bool>| {
             routes.iter().any(|net| net.addr().is_ipv4() == is_v4) && forwards == Some(false)
