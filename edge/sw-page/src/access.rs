@@ -341,7 +341,7 @@ mod tests {
         let config = sw_control::ServerConfig {
             url: "http://localhost".into(),
             state: state.path().join("control"),
-            engine: Arc::new(sw_tailnet::AllowAll),
+            engine: Arc::new(sw_tailnet::PolicyEngine::new("http://localhost")),
         };
         let server = sw_control::Server::start(config).expect("starts");
         let site = Site::for_tests(server.control().clone());
