@@ -136,13 +136,14 @@ fn a_published_vector() {
     assert_eq!(buffer[..stride], expected[..]);
 }
 
+/// Below this something is broken. It is no goal: `cargo xtask bench dataplane` shows what a processor reaches (1.9 where
+/// 512-bit operations go in two halves), and a test must not fail for a processor that nobody tried.
+const LEAST_GAIN: f64 = 1.4;
+
 /// Times both in turn, many times over: other load on the machine slows single rounds and not the best ones.
 #[test]
-fn is_as_many_times_faster_than_the_library_as_the_processor_allows() {
+fn is_faster_than_the_library() {
     let Some(cipher) = cipher() else { return };
-    // Zen 4 does 512-bit operations in two halves: rounds, multiplications and transpositions alone keep its four
-    // pipes busy for a third of the library's time.
-    let bar = if has_half_width() { 1.6 } else { 2.5 };
     let (len, count) = (1420, 45);
     let stride = len + TAG_LEN + 16;
     let key = Key::new([7; 32]);
@@ -160,22 +161,11 @@ fn is_as_many_times_faster_than_the_library_as_the_processor_allows() {
             }
         }
         ratio = best[0] as f64 / best[1] as f64;
-        if ratio >= bar {
+        if ratio >= LEAST_GAIN {
             break;
         }
     }
-    println!("{ratio:.2} times the library at {count} packets of {len} bytes (bar {bar})");
-    assert!(ratio >= bar, "{best:?} ns a batch");
-}
-
-/// AMD's family 19h (Zen 4): AVX-512 on 256-bit units.
-fn has_half_width() -> bool {
-    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap();
-    let value = |name: &str| {
-        let line = cpu.lines().find(|line| line.starts_with(name));
-        line.and_then(|line| line.split(": ").nth(1)).map(str::to_owned)
-    };
-    value("vendor_id").as_deref() == Some("AuthenticAMD") && value("cpu family").as_deref() == Some("25")
+    assert!(ratio >= LEAST_GAIN, "{ratio:.2} times the library: {best:?} ns a batch");
 }
 
 /// RFC 8439 §2.8 word for word, with big arithmetic in place of anything clever.
