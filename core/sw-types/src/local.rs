@@ -46,6 +46,21 @@ pub struct Problem {
     pub fix: String,
 }
 
+/// What, why and the way out, each on a line of its own.
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.what)?;
+        for (name, text) in [("why", &self.why), ("fix", &self.fix)] {
+            if !text.is_empty() {
+                write!(f, "\n  {name}: {text}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problem {}
+
 /// Takes `null` as the type's default, as Go does.
 pub(crate) fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     deserializer: D,
