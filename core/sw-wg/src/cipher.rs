@@ -14,16 +14,16 @@ pub const BATCH_MAX: usize = 64;
 /// One direction's key of a session, in the forms the ciphers need.
 pub struct Key {
     bytes: Zeroizing<[u8; 32]>,
-    library: LessSafeKey,
+    aead: LessSafeKey,
 }
 
 impl Key {
     pub fn new(bytes: [u8; 32]) -> Self {
         let bytes = Zeroizing::new(bytes);
-        let library = LessSafeKey::new(
+        let aead = LessSafeKey::new(
             UnboundKey::new(&CHACHA20_POLY1305, bytes.as_slice()).expect("the key has 32 bytes"),
         );
-        Self { bytes, library }
+        Self { bytes, aead }
     }
 
     /// The raw key, for ciphers that schedule it themselves.
@@ -36,7 +36,7 @@ impl Key {
     pub fn seal(&self, counter: u64, packet: &mut [u8]) {
         let (body, tag_room) = packet.split_at_mut(packet.len() - TAG_LEN);
         let tag = self
-            .library
+            .aead
             .seal_in_place_separate_tag(nonce(counter), Aad::empty(), body)
             .expect("a datagram is far below the cipher's limit");
         tag_room.copy_from_slice(tag.as_ref());
@@ -46,7 +46,7 @@ impl Key {
     /// unspecified afterwards.
     #[inline]
     pub fn open(&self, counter: u64, packet: &mut [u8]) -> bool {
-        self.library.open_in_place(nonce(counter), Aad::empty(), packet).is_ok()
+        self.aead.open_in_place(nonce(counter), Aad::empty(), packet).is_ok()
     }
 }
 
