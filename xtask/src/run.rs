@@ -48,3 +48,22 @@ fn shown(command: &Command) -> String {
     let args = command.get_args().map(|a| a.to_string_lossy().into_owned());
     std::iter::once(name).chain(args).collect::<Vec<_>>().join(" ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The README's first command is `cargo run` without the name of a program.
+    #[test]
+    fn cargo_run_means_samewire() {
+        let mut ask = cargo();
+        ask.args(["metadata", "--no-deps", "--format-version", "1"]).current_dir(workspace_root());
+        let metadata = output(&mut ask).unwrap();
+        let metadata: serde_json::Value = serde_json::from_str(&metadata).unwrap();
+        let members = metadata["workspace_default_members"].as_array().unwrap();
+        assert!(
+            matches!(&members[..], [only] if only.as_str().unwrap().contains("bin/samewire")),
+            "{members:?}"
+        );
+    }
+}
