@@ -120,14 +120,14 @@ impl MapStream {
                     alarm.as_mut().reset(now + silence);
                     let frame = keep_alive_frame(self.packing);
                     if self.write_in_time(vec![frame]).await.is_err() {
-                        return Some(how(ended).await);
+                        return Some(self.how(ended).await);
                     }
                     continue;
                 }
                 reset = poll_fn(|cx| self.send.poll_reset(cx)) => {
                     return Some(match reset {
-                        Ok(_) => Ended::Broken,
-                        Err(_) => how(ended).await,
+                        Ok(reason) => how_reset(reason),
+                        Err(_) => how_connection(ended).await,
                     });
                 }
             };
@@ -136,7 +136,7 @@ impl MapStream {
                     let pieces = pieces(&message, self.packing);
                     drop(message);
                     if self.write_in_time(pieces).await.is_err() {
-                        return Some(how(ended).await);
+                        return Some(self.how(ended).await);
                     }
                     last = Instant::now();
                     shared.control.stream_ready(self.id).await;
@@ -156,6 +156,15 @@ impl MapStream {
         }
     }
 
+    /// How the stream ended, when a write failed.
+    async fn how(&mut self, ended: &mut ConnEnd) -> Ended {
+        let reset = poll_fn(|cx| std::task::Poll::Ready(self.send.poll_reset(cx))).await;
+        match reset {
+            std::task::Poll::Ready(Ok(reason)) => how_reset(reason),
+            std::task::Poll::Ready(Err(_)) | std::task::Poll::Pending => how_connection(ended).await,
+        }
+    }
+
     async fn write_in_time(&mut self, pieces: Vec<Bytes>) -> Result<(), Refused> {
         for piece in pieces {
             let Some(rest) = write_at_once(&mut self.send, piece)? else { continue };
@@ -171,8 +180,17 @@ impl MapStream {
     }
 }
 
+/// A client that stops, or that asks anew, gives its stream up by CANCEL (control.md §1.7). A machine that crashed or
+/// lost its network says nothing of the kind.
+fn how_reset(reason: h2::Reason) -> Ended {
+    match reason {
+        h2::Reason::CANCEL | h2::Reason::NO_ERROR => Ended::Orderly,
+        _ => Ended::Broken,
+    }
+}
+
 /// How the connection ended; it may be about to say so.
-async fn how(ended: &mut ConnEnd) -> Ended {
+async fn how_connection(ended: &mut ConnEnd) -> Ended {
     let said = tokio::time::timeout(Duration::from_secs(1), ended.wait_for(Option::is_some)).await;
     match said {
         Ok(Ok(how)) => how.unwrap_or(Ended::Broken),

@@ -186,6 +186,7 @@ impl Core {
                 break;
             }
         }
+        self.control.stop().await;
         self.shut_down();
         self.port_mapper.stop().await;
     }
@@ -321,7 +322,6 @@ impl Core {
 
     /// Leaves the machine as it was.
     fn shut_down(&mut self) {
-        self.control.stop();
         if let Some(reconciler) = &mut self.reconciler {
             reconciler.stop();
         }

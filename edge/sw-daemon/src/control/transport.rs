@@ -18,12 +18,15 @@ use sw_types::{ControlKey, MachinePrivate, ServerKeyHash};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
 
 use super::{ControlError, Head, ServerUrl};
 use crate::errors::chain;
 
 /// Limit of one dial with everything up to HTTP/2 (control.md §1.3).
 const DIAL_MAX: Duration = Duration::from_secs(10);
+/// Limit of taking leave when the daemon stops.
+const LEAVE_MAX: Duration = Duration::from_millis(500);
 /// Largest answer to `/key`.
 const KEY_ANSWER_MAX: usize = 64 << 10;
 /// Windows as the official client announces them (control.md §1.7).
@@ -50,11 +53,18 @@ pub(crate) struct ControlConfig {
 pub(crate) struct ControlClient {
     config: ControlConfig,
     /// Held while dialling, so that requests wait for one dial instead of each making its own.
-    connection: Mutex<Option<SendRequest<Bytes>>>,
+    connection: Mutex<Option<Connection>>,
     /// The key that was seen and is to be pinned.
     key: std::sync::Mutex<Option<ControlKey>>,
     /// URL of the address in use.
     reached: std::sync::Mutex<String>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    sender: SendRequest<Bytes>,
+    /// Ends by itself when the last sender is dropped or the server goes away.
+    driver: JoinHandle<()>,
 }
 
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -91,6 +101,15 @@ impl ControlClient {
         self.connection.lock().await.take();
     }
 
+    /// Lets go of the connection and waits until the server was told: streams given up are reset, then GOAWAY.
+    pub(crate) async fn close(&self) {
+        if let Some(Connection { sender, driver }) = self.connection.lock().await.take() {
+            drop(sender);
+            // A server out of reach hears nothing, and that must not hold the daemon up.
+            let _told = tokio::time::timeout(LEAVE_MAX, driver).await;
+        }
+    }
+
     /// Sends a request; returns the answer's head and body.
     pub(crate) async fn send(
         &self,
@@ -121,26 +140,27 @@ impl ControlClient {
 
     async fn connection(&self) -> Result<SendRequest<Bytes>, ControlError> {
         let mut connection = self.connection.lock().await;
-        if let Some(sender) = connection.as_ref() {
+        if let Some(live) = connection.as_ref() {
             // A dead connection answers at once.
-            if let Ok(sender) = sender.clone().ready().await {
+            if let Ok(sender) = live.sender.clone().ready().await {
                 return Ok(sender);
             }
         }
         *connection = None;
-        let sender = self.dial_any().await?;
-        *connection = Some(sender.clone());
+        let dialled = self.dial_any().await?;
+        let sender = dialled.sender.clone();
+        *connection = Some(dialled);
         Ok(sender)
     }
 
     /// Tries the addresses in turn; the first failure is the one that is told.
-    async fn dial_any(&self) -> Result<SendRequest<Bytes>, ControlError> {
+    async fn dial_any(&self) -> Result<Connection, ControlError> {
         let mut first_error = None;
         for server in &self.config.servers {
             let error = match tokio::time::timeout(DIAL_MAX, self.dial(server)).await {
-                Ok(Ok(sender)) => {
+                Ok(Ok(connection)) => {
                     *self.reached.lock().unwrap_or_else(PoisonError::into_inner) = server.url();
-                    return Ok(sender);
+                    return Ok(connection);
                 }
                 Ok(Err(error @ ControlError::KeyChanged { .. })) => return Err(error),
                 Ok(Err(error)) => error,
@@ -151,7 +171,7 @@ impl ControlClient {
         Err(first_error.unwrap_or_else(|| ControlError::Broken("no server is set".to_owned())))
     }
 
-    async fn dial(&self, server: &ServerUrl) -> Result<SendRequest<Bytes>, ControlError> {
+    async fn dial(&self, server: &ServerUrl) -> Result<Connection, ControlError> {
         let pinned = self.server_key();
         let key = match pinned {
             Some(key) => key,
@@ -174,13 +194,12 @@ impl ControlClient {
             .handshake::<_, Bytes>(connected.stream)
             .await
             .map_err(|error| ControlError::Broken(chain(&error)))?;
-        // Ends by itself when the last sender is dropped or the server goes away.
-        tokio::spawn(async move {
+        let driver = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(error = chain(&error), "the connection to the control server ended");
             }
         });
-        Ok(sender)
+        Ok(Connection { sender, driver })
     }
 
     /// A failed handshake has one cause that a user must know: the server has another key than the pinned one.

@@ -30,6 +30,13 @@ impl ControlTasks {
         self.client.as_ref()
     }
 
+    /// Gives all requests up; the server is told in the background.
+    pub(super) fn abandon(&mut self) {
+        abort(&mut self.register);
+        abort(&mut self.map);
+        self.client = None;
+    }
+
     /// Another server, or another key of it, from the next request on.
     pub(super) fn forget_client(&mut self) {
         self.client = None;
@@ -62,10 +69,16 @@ impl ControlTasks {
         Arc::clone(self.client.get_or_insert_with(|| Arc::new(ControlClient::new(config()))))
     }
 
-    pub(super) fn stop(&mut self) {
-        abort(&mut self.register);
-        abort(&mut self.map);
-        self.client = None;
+    /// Gives all requests up and takes leave of the server, so that it shows this machine as offline at once.
+    pub(super) async fn stop(&mut self) {
+        for task in [self.register.take(), self.map.take()].into_iter().flatten() {
+            task.abort();
+            // Ended, it has given its stream up.
+            let _cancelled = task.await;
+        }
+        if let Some(client) = self.client.take() {
+            client.close().await;
+        }
     }
 }
 

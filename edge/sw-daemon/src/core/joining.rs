@@ -158,6 +158,6 @@ impl Core {
     fn forget_network(&mut self) {
         let now = self.now();
         self.node.on_leave(now);
-        self.control.stop();
+        self.control.abandon();
     }
 }
