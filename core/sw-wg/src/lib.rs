@@ -54,6 +54,9 @@ pub const REKEY_ATTEMPT_TIME: Duration = Duration::from_secs(90);
 pub const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The same when there is proof that the last one met a peer or a path that was not ready yet.
 const REKEY_REACHABLE: Duration = Duration::from_millis(150);
+/// The first retry when there is no session that data could use meanwhile; each further one waits twice as long, up to
+/// [`REKEY_TIMEOUT`]. One lost datagram shall not cost a person five seconds.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
 /// A receiver that has nothing to say says so after this.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Both sides renew after this many messages.

@@ -8,6 +8,7 @@ pub(crate) mod joining;
 mod outputs;
 mod port_mapping;
 mod queries;
+mod remember;
 mod start;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::control_tasks::ControlTasks;
+use self::remember::Remember;
 use crate::bus::Bus;
 use crate::config::DaemonConfig;
 use crate::dns_service::DnsService;
@@ -46,8 +48,6 @@ pub(crate) use self::start::start;
 const BATCH_MAX: usize = 64;
 /// A jump of the sleep clock by more than this was a suspend.
 const SUSPEND_MIN: Duration = Duration::from_secs(2);
-/// The network is written to disk this long after it changed.
-const CACHE_DELAY: Duration = Duration::from_secs(2);
 
 /// What tasks report back.
 #[derive(Debug)]
@@ -139,7 +139,7 @@ pub(crate) struct Core {
     interfaces: Interfaces,
     pub(crate) applied: sw_os::Applied,
     pub(crate) activity: BTreeMap<sw_types::NodeKey, Instant>,
-    cache_due: Option<Instant>,
+    remember: Remember,
     slept_nanos: i64,
     /// It cannot go on.
     is_over: bool,
@@ -197,7 +197,7 @@ impl Core {
 
     fn until_deadline(&self) -> Duration {
         let deadlines =
-            [self.node.next_deadline(), self.paths.next_deadline().map(|(at, _)| at), self.cache_due];
+            [self.node.next_deadline(), self.paths.next_deadline().map(|(at, _)| at), self.remember.due()];
         match deadlines.into_iter().flatten().min() {
             Some(at) => at - self.now().mono,
             None => Duration::from_secs(3600),
@@ -208,8 +208,7 @@ impl Core {
         let now = self.now();
         self.node.on_deadline(now);
         self.paths.on_deadline(now);
-        if self.cache_due.is_some_and(|due| due <= now.mono) {
-            self.cache_due = None;
+        if self.remember.take_due(now.mono) {
             self.write_cache();
         }
     }
@@ -325,7 +324,7 @@ impl Core {
         if let Some(reconciler) = &mut self.reconciler {
             reconciler.stop();
         }
-        if self.cache_due.is_some() {
+        if self.remember.take_any() {
             self.write_cache();
         }
     }

@@ -160,12 +160,8 @@ impl Burst {
         if session.should_rekey_on_send(now) {
             shared.want_session(slot);
         }
-        if self.has_data
-            && !slot.roams()
-            && live.is_active_event_due(now)
-            && !shared.events.send(Event::PeerActivity(slot.key))
-        {
-            shared.counters.add(Counter::EventQueueFull, 1);
+        if self.has_data {
+            shared.tell_active(slot, now);
         }
     }
 

@@ -82,6 +82,9 @@ impl Outbound {
                 None => shared.want_session(slot),
                 Some(_) => shared.want_path(slot, now),
             }
+            // A direct path is looked for while the handshake is under way, not after it: the way that the handshake
+            // takes may lead nowhere yet.
+            shared.tell_active(slot, now);
             return;
         };
         let target = Target { session, path };

@@ -72,6 +72,14 @@ impl Shared {
         }
     }
 
+    /// Tells the owner that data goes to this peer, at most once a second.
+    pub(crate) fn tell_active(&self, slot: &Slot, now: Instant) {
+        let is_due = !slot.roams() && slot.live().is_active_event_due(now);
+        if is_due && !self.events.send(Event::PeerActivity(slot.key)) {
+            self.counters.add(Counter::EventQueueFull, 1);
+        }
+    }
+
     /// Lets a packet wait for session or path.
     pub(crate) fn stage(&self, slot: &Slot, packet: Vec<u8>) {
         if slot.live().stage(packet) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sw_lab::{Nat, Roam};
 
-use crate::scene::{Cast, OFFICIAL, SAMEWIRE, SOON, two_sites};
+use crate::scene::{Cast, OFFICIAL, SAMEWIRE, SOON, two_sites, remembers};
 
 /// The parts of the journey that both softwares promise.
 fn whole_journey(lab: &str, cast: Cast) {
@@ -87,6 +87,8 @@ fn a_restart_without_server_still_reaches_the_peers() {
     scene.ping("alder", "birch");
     scene.until_direct(SOON, "alder", "birch");
     let address = scene.address("birch").to_string();
+    let cache = scene.world.machine("alder").expect("alder").dir().join("state/netmap.cache");
+    scene.until("alder's disk knows where birch is", || remembers(&cache, &address));
     scene.world.server().expect("a server").kill_control();
     let interrupt = scene.world.interrupt().clone();
     let alder = scene.world.machine("alder").expect("alder");

@@ -202,3 +202,16 @@ pub(crate) fn logs(lab: &str) -> String {
     }
     text
 }
+
+/// Something when the cache file of a machine has the peer of this address with its relay and its endpoints.
+pub(crate) fn remembers(cache: &std::path::Path, peer: &str) -> Option<()> {
+    let packed = std::fs::read(cache).ok()?;
+    let json = zstd::bulk::decompress(&packed, 1 << 20).ok()?;
+    let map: serde_json::Value = serde_json::from_slice(&json).ok()?;
+    let cidr = format!("{peer}/32");
+    map["Peers"].as_array()?.iter().find_map(|node| {
+        let is_it = node["Addresses"].as_array()?.iter().any(|address| address == cidr.as_str());
+        let can_be_found = node["HomeDERP"].as_u64()? != 0 && !node["Endpoints"].as_array()?.is_empty();
+        (is_it && can_be_found).then_some(())
+    })
+}

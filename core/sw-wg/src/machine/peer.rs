@@ -8,7 +8,7 @@ use crate::primitives::Secret;
 use crate::session::{Role, Session, Sessions};
 use crate::{
     KEEPALIVE_TIMEOUT, REJECT_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_JITTER_MAX, REKEY_REACHABLE,
-    REKEY_TIMEOUT,
+    FIRST_RETRY, REKEY_TIMEOUT,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +37,8 @@ struct InFlight {
     initiated: Option<Initiated>,
     began: Instant,
     retry_at: Instant,
+    /// Initiations that went out.
+    tries: u32,
 }
 
 impl Live {
@@ -67,8 +69,8 @@ impl Live {
         }
         // One initiation per REKEY_TIMEOUT, whatever asks for them.
         let earliest = self.last_attempt.map_or(now.mono, |at| at + REKEY_TIMEOUT);
-        self.in_flight =
-            Some(InFlight { initiated: None, began: now.mono, retry_at: earliest.max(now.mono) });
+        let retry_at = earliest.max(now.mono);
+        self.in_flight = Some(InFlight { initiated: None, began: now.mono, retry_at, tries: 0 });
         if earliest <= now.mono {
             self.attempt(stamps, context, now);
         }
@@ -76,13 +78,15 @@ impl Live {
 
     /// Sends one initiation of the handshake in flight.
     fn attempt(&mut self, stamps: &mut Stamps, context: &mut Context, now: Now) {
+        let can_send = self.can_send(now.mono);
         let Some(in_flight) = &mut self.in_flight else { return };
         if let Some(old) = in_flight.initiated.take() {
             context.indices.remove(&old.index);
         }
         let jitter = context.rng.duration(Duration::ZERO, REKEY_JITTER_MAX);
         self.last_attempt = Some(now.mono);
-        in_flight.retry_at = now.mono + REKEY_TIMEOUT + jitter;
+        in_flight.retry_at = now.mono + retry_pause(in_flight.tries, can_send) + jitter;
+        in_flight.tries = in_flight.tries.saturating_add(1);
         let index = context.new_index(self.key);
         let (ephemeral, stamp) = (context.rng.bytes(), stamps.next(now.wall));
         let made = context.identity.as_ref().and_then(|us| {
@@ -106,8 +110,13 @@ impl Live {
     /// The peer can be reached now, which it could not when the last initiation went out: tries again at once. The
     /// protocol's own interval is for a peer that does not answer, not for a path that was not there.
     pub(crate) fn on_reachable(&mut self, stamps: &mut Stamps, context: &mut Context, now: Now) {
-        let is_stale = self.last_attempt.is_none_or(|at| at + REKEY_REACHABLE <= now.mono);
-        if self.in_flight.is_some() && is_stale {
+        let Some(in_flight) = &mut self.in_flight else { return };
+        // What went out a moment ago may still be answered; if it is not, the news must not be lost. Signs of life may
+        // come in a stream, and an answer may need longer than the first pause.
+        let pause = doubled(REKEY_REACHABLE, in_flight.tries.saturating_sub(1));
+        let earliest = self.last_attempt.map_or(now.mono, |at| at + pause);
+        in_flight.retry_at = in_flight.retry_at.min(earliest);
+        if earliest <= now.mono {
             self.attempt(stamps, context, now);
         }
     }
@@ -273,4 +282,13 @@ impl Live {
             activity.set_watched(true);
         }
     }
+}
+
+/// How long the answer to an initiation is awaited before the next one.
+fn retry_pause(tries_before: u32, can_send: bool) -> Duration {
+    if can_send { REKEY_TIMEOUT } else { doubled(FIRST_RETRY, tries_before) }
+}
+
+fn doubled(pause: Duration, times: u32) -> Duration {
+    (pause * (1 << times.min(8))).min(REKEY_TIMEOUT)
 }

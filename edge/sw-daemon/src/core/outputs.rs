@@ -17,7 +17,7 @@ use sw_types::{
     ServerKeyHash,
 };
 
-use super::{CACHE_DELAY, Core, Report};
+use super::{Core, Report};
 use crate::bus::BusMessage;
 use crate::config::TunMode;
 use crate::control::{ControlClient, ControlConfig, ServerUrl};
@@ -67,7 +67,7 @@ impl Core {
             Output::Filter(filter) => self.set_filter(&filter),
             Output::RelayMap(map) => self.set_relay_map(map),
             Output::Save => self.save(),
-            Output::CacheNetmap => self.cache_due = Some(now.mono + CACHE_DELAY),
+            Output::CacheNetmap => self.remember.on_change(now.mono),
             Output::Ping(request) => self.answer_ping_request(request),
             Output::Event(event) => self.tell(event),
         }
@@ -224,14 +224,13 @@ impl Core {
     pub(super) fn write_cache(&mut self) {
         let Some(path) = self.store.cache_path() else { return };
         match self.node.netmap().filter(|_| self.node.has_key()) {
-            None => self.store.remove_cache(),
+            None => {
+                self.remember.forget();
+                self.store.remove_cache();
+            }
             Some(netmap) => {
-                let message = netmap.to_message();
-                tokio::task::spawn_blocking(move || {
-                    if let Err(error) = crate::store::write_cache(&path, &message) {
-                        tracing::warn!(%error, "the network is not remembered");
-                    }
-                });
+                let (message, now) = (netmap.to_message(), self.now().mono);
+                self.remember.write(path, message, now);
             }
         }
     }

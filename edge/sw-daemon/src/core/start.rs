@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::control_tasks::ControlTasks;
+use super::remember::Remember;
 use super::{Core, CoreHandle, Inputs};
 use crate::bus::Bus;
 use crate::config::{DaemonConfig, Port, TunMode};
@@ -120,7 +121,7 @@ pub(crate) async fn start(
         applied: sw_os::Applied::default(),
         activity: BTreeMap::new(),
         gate: None,
-        cache_due: None,
+        remember: Remember::default(),
         slept_nanos: sw_os::clock::suspended_nanos(),
         is_over: false,
     };
