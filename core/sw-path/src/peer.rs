@@ -308,10 +308,12 @@ impl Peer {
             Choice::Relayed => false,
         };
         let Some(candidate) = self.candidate_or_new(leg, ctx.net.loopback) else { return };
-        candidate.heard = Some(ctx.now);
-        // Its packets reach us, so ours will pass its NAT back: try at once, not in the next round. A pong of
-        // late says enough, or two nodes would go on pinging each other.
-        let quiet = candidate.last_sent.is_none_or(|at| at + Duration::from_millis(100) <= ctx.now);
+        let heard_before = candidate.heard.replace(ctx.now);
+        // Its packets reach us, so ours will pass its NAT back: try at once, not in the next round. What we sent before
+        // its first packet has met a closed NAT. A pong of late says enough, or two nodes would go on pinging each other.
+        let is_first = heard_before.is_none_or(|at| at + TRUST <= ctx.now);
+        let quiet =
+            is_first || candidate.last_sent.is_none_or(|at| at + Duration::from_millis(100) <= ctx.now);
         let unproven = candidate.last_pong.is_none_or(|at| at + TRUST <= ctx.now);
         if !settled && quiet && unproven {
             self.ping(To::Leg(leg), ctx);

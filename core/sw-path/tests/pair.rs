@@ -42,6 +42,12 @@ struct World {
     udp_blocked: bool,
     /// Every n-th UDP datagram between the nodes is dropped.
     lose_every: Option<u32>,
+    /// A node hears UDP of the other only after it has sent to it.
+    have_nats: bool,
+    /// Who has sent UDP to the other.
+    opened: BTreeSet<usize>,
+    /// Node 1 is at its relay from then on.
+    at_relay_from: Instant,
     sent: u32,
     stun: SocketAddr,
 }
@@ -83,6 +89,9 @@ impl World {
             flights: VecDeque::new(),
             udp_blocked: false,
             lose_every: None,
+            have_nats: false,
+            opened: BTreeSet::new(),
+            at_relay_from: Instant::ZERO,
             sent: 0,
             stun,
         };
@@ -142,6 +151,7 @@ impl World {
                 if let Some(peer) = self.nodes.iter().position(|node| node.addr == *to)
                     && !lost
                 {
+                    self.opened.insert(n);
                     let source = Source::Udp { socket: SocketId::MAIN, from };
                     let at = self.now.mono + ONE_WAY;
                     self.flights.push_back(Flight { at, to: peer, source, bytes: datagram.clone() });
@@ -151,6 +161,9 @@ impl World {
                 let peer = self.nodes.iter().position(|node| node.key == *to).unwrap();
                 let source = Source::Relay { region: *region, from: key };
                 let at = self.now.mono + RELAY_ONE_WAY;
+                if peer == 1 && self.now.mono < self.at_relay_from {
+                    return;
+                }
                 self.flights.push_back(Flight { at, to: peer, source, bytes: datagram.clone() });
             }
             Output::SetRoute { route, .. } => self.nodes[n].route = *route,
@@ -176,6 +189,10 @@ impl World {
             self.now = self.now.after(at.saturating_since(self.now.mono));
             while let Some(due) = self.flights.iter().position(|f| f.at <= self.now.mono) {
                 let flight = self.flights.remove(due).unwrap();
+                let is_of_peer = matches!(flight.source, Source::Udp { from, .. } if from == self.nodes[1 - flight.to].addr);
+                if self.have_nats && is_of_peer && !self.opened.contains(&flight.to) {
+                    continue;
+                }
                 self.nodes[flight.to].engine.on_datagram(flight.source, &flight.bytes, self.now);
                 self.drain();
             }
@@ -218,6 +235,29 @@ fn a_first_packet_leads_to_a_direct_path_at_once() {
     let took = world.until(Duration::from_secs(2), &[0], is_direct);
     // The candidates come by CallMeMaybe: one relay delay, then one round trip.
     assert!(took <= RELAY_ONE_WAY + ONE_WAY * 3 + Duration::from_millis(20), "{took:?}");
+}
+
+#[test]
+fn a_peer_that_came_to_its_relay_a_moment_late_is_met_between_nats() {
+    let mut world = World::new();
+    world.run(Duration::from_millis(200), &[]);
+    let peers: Vec<_> = world.nodes.iter().map(|node| (node.key, node.addr)).collect();
+    for (n, (node, addr)) in peers.into_iter().enumerate() {
+        let info = PeerInfo {
+            node,
+            disco: Some(DiscoPrivate::generate([n as u8 + 1; 32]).public()),
+            endpoints: vec![addr],
+            home: Some(HOME),
+            cap: CapVer::CLIENT,
+            may_relay_for_us: false,
+            may_use_our_relay: false,
+        };
+        world.nodes[1 - n].engine.on_peers(vec![info.into()], world.now);
+    }
+    world.have_nats = true;
+    world.at_relay_from = world.now.mono + Duration::from_millis(50);
+    let took = world.until(Duration::from_secs(2), &[0], is_direct);
+    assert!(took <= Duration::from_millis(200), "{took:?}");
 }
 
 #[test]

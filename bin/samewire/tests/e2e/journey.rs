@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sw_lab::{Nat, Roam};
 
-use crate::scene::{Cast, OFFICIAL, SAMEWIRE, SOON, two_sites, remembers};
+use crate::scene::{Cast, OFFICIAL, SAMEWIRE, SOON, remembers, two_sites};
 
 /// The parts of the journey that both softwares promise.
 fn whole_journey(lab: &str, cast: Cast) {

@@ -274,8 +274,8 @@ impl Peer {
         for leg in &legs {
             self.ping(To::Leg(*leg), ctx);
         }
-        // Told at the start, once more in case that was lost, and at the end.
-        if discovery.calls && matches!(discovery.round, 0 | 3 | LAST_ROUND) && !self.has_trusted() {
+        // Told at the start, again soon (a peer that has just started may not be at its relay yet), and at the end.
+        if discovery.calls && matches!(discovery.round, 0 | 2 | 3 | LAST_ROUND) && !self.has_trusted() {
             self.call(ctx);
         }
         if discovery.upgrade {

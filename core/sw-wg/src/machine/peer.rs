@@ -7,8 +7,8 @@ use crate::handshake::{self, Initiated};
 use crate::primitives::Secret;
 use crate::session::{Role, Session, Sessions};
 use crate::{
-    KEEPALIVE_TIMEOUT, REJECT_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_JITTER_MAX, REKEY_REACHABLE,
-    FIRST_RETRY, REKEY_TIMEOUT,
+    FIRST_RETRY, KEEPALIVE_TIMEOUT, REJECT_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_JITTER_MAX, REKEY_REACHABLE,
+    REKEY_TIMEOUT,
 };
 use std::sync::Arc;
 use std::time::Duration;

@@ -43,9 +43,10 @@ impl Core {
                 socket,
                 from,
                 bytes,
-                kind: DatagramKind::Disco | DatagramKind::Stun | DatagramKind::Geneve,
+                kind: kind @ (DatagramKind::Disco | DatagramKind::Stun | DatagramKind::Geneve),
             } => {
                 let source = Source::Udp { socket: SocketId(socket.0), from };
+                tracing::trace!(%from, ?kind, bytes = bytes.len(), "datagram");
                 if !self.paths.on_datagram(source, &bytes, now) {
                     tracing::trace!(%from, "a datagram that nobody wants");
                 }
@@ -84,12 +85,14 @@ impl Core {
         let now = self.now();
         match event {
             DerpEvent::Connected { .. } => {
+                tracing::debug!(%region, "relay is connected");
                 self.paths.on_relay_state(region, RelayState::Connected, now);
                 self.device.on_relay_ready(region);
             }
             DerpEvent::Packets(packets) => {
                 self.paths.on_relay_heard(region, now);
                 for received in packets {
+                    tracing::trace!(%region, from = received.from.short(), bytes = received.packet.len(), "relayed");
                     let source = Source::Relay { region, from: received.from };
                     if self.paths.on_datagram(source, &received.packet, now) {
                         // It lives and can be reached: a handshake that found it absent need not wait.

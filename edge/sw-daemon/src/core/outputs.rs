@@ -281,9 +281,13 @@ impl Core {
         let now = self.now();
         match output {
             PathOutput::SendUdp { to, datagram, socket } => {
+                tracing::trace!(%to, ?socket, bytes = datagram.len(), "to find a path");
                 self.device.send_udp(SocketNumber(socket.0), to, &datagram);
             }
-            PathOutput::SendRelay { region, to, datagram } => self.relays.send(region, to, &datagram),
+            PathOutput::SendRelay { region, to, datagram } => {
+                tracing::trace!(%region, to = to.short(), bytes = datagram.len(), "to find a path");
+                self.relays.send(region, to, &datagram);
+            }
             PathOutput::SetRoute { peer, route } => {
                 tracing::debug!(peer = peer.short(), path = ?route.path(), "path");
                 self.device.set_way(&peer, way(route));
