@@ -1,10 +1,8 @@
 //! Packets of one session and path on their way out: gathered, sealed in one call, sent in one call.
 
-use crate::event::Event;
 use crate::inbox::Note;
 use crate::shared::{Shared, geneve_header};
 use crate::slot::LiveSession;
-use crate::stats::Counter;
 use std::sync::Arc;
 use sw_proto::geneve;
 use sw_types::{Instant, Path};
