@@ -8,6 +8,7 @@ pub(crate) mod joining;
 mod outputs;
 mod port_mapping;
 mod queries;
+mod quiet;
 mod remember;
 mod start;
 
@@ -36,6 +37,7 @@ use self::remember::Remember;
 use crate::bus::Bus;
 use crate::config::DaemonConfig;
 use crate::dns_service::DnsService;
+use crate::recall::Ways;
 use crate::relays::Relays;
 use crate::sockets::SocketFactory;
 use crate::store::Store;
@@ -140,6 +142,8 @@ pub(crate) struct Core {
     pub(crate) applied: sw_os::Applied,
     pub(crate) activity: BTreeMap<sw_types::NodeKey, Instant>,
     remember: Remember,
+    ways: Ways,
+    quiet: quiet::Quiet,
     slept_nanos: i64,
     /// It cannot go on.
     is_over: bool,
@@ -151,6 +155,7 @@ impl Core {
         self.read_interfaces();
         loop {
             self.pump();
+            self.rest();
             let sleep = self.until_deadline();
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -196,8 +201,8 @@ impl Core {
     }
 
     fn until_deadline(&self) -> Duration {
-        let deadlines =
-            [self.node.next_deadline(), self.paths.next_deadline().map(|(at, _)| at), self.remember.due()];
+        let paths = self.paths.next_deadline().map(|(at, _)| at);
+        let deadlines = [self.node.next_deadline(), paths, self.remember.due(), self.ways.due];
         match deadlines.into_iter().flatten().min() {
             Some(at) => at - self.now().mono,
             None => Duration::from_secs(3600),
@@ -210,6 +215,10 @@ impl Core {
         self.paths.on_deadline(now);
         if self.remember.take_due(now.mono) {
             self.write_cache();
+        }
+        if self.ways.due.is_some_and(|due| due <= now.mono) {
+            self.ways.due = None;
+            self.store.write_ways(&self.ways);
         }
     }
 
@@ -326,6 +335,9 @@ impl Core {
         }
         if self.remember.take_any() {
             self.write_cache();
+        }
+        if self.ways.due.is_some() {
+            self.store.write_ways(&self.ways);
         }
     }
 }

@@ -21,6 +21,7 @@ mod errors;
 mod local_api;
 mod metrics;
 mod ping;
+mod recall;
 mod relays;
 mod sockets;
 mod store;

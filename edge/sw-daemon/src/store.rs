@@ -10,10 +10,15 @@ use sw_os::files::{FileError, create_private_directory, read_private, write_priv
 use sw_tailcfg::{MAP_MESSAGE_MAX, MapResponse, decode_answer, encode};
 use sw_types::local::{LoginProfile, NetworkProfile, Prefs, Problem, SecretText};
 use sw_types::problem::Slug;
-use sw_types::{LockKey, LockPrivate, MachinePrivate, UnixTime};
+use sw_types::{LockKey, LockPrivate, MachinePrivate, NodeKey, UnixTime};
+use zeroize::Zeroizing;
+
+use crate::recall::{self, Ways};
 
 const STATE_FILE: &str = "node.state";
 const CACHE_FILE: &str = "netmap.cache";
+const WAYS_FILE: &str = "ways.cache";
+const DISCO_FILE: &str = "disco.key";
 /// What the reconciler notes before it changes anything.
 pub(crate) const JOURNAL_FILE: &str = "os.journal";
 /// zstd level of the cache: it is written after every burst of changes.
@@ -132,8 +137,45 @@ impl Store {
 
     /// Forgets the network.
     pub(crate) fn remove_cache(&self) {
-        if let Some(path) = self.cache_path() {
-            let _maybe_absent = std::fs::remove_file(path);
+        for file in [CACHE_FILE, WAYS_FILE, DISCO_FILE] {
+            if let Some(directory) = &self.directory {
+                let _maybe_absent = std::fs::remove_file(directory.join(file));
+            }
+        }
+    }
+
+    /// Where peers were last reached directly. What cannot be read counts as nothing.
+    pub(crate) fn ways(&self) -> Ways {
+        let text = self.directory.as_ref().and_then(|at| read_private(&at.join(WAYS_FILE)).ok()?);
+        text.map(|text| Ways::parse(&String::from_utf8_lossy(&text))).unwrap_or_default()
+    }
+
+    /// Remembers where peers were last reached directly.
+    pub(crate) fn write_ways(&self, ways: &Ways) {
+        self.write_aside(WAYS_FILE, ways.render().as_bytes());
+    }
+
+    /// The disco key that `node` had before it was restarted, or a new one.
+    pub(crate) fn disco_key(&self, node: Option<NodeKey>) -> Zeroizing<[u8; 32]> {
+        let text = self.directory.as_ref().and_then(|at| read_private(&at.join(DISCO_FILE)).ok()?);
+        let text = text.map(Zeroizing::new);
+        let kept = text.as_deref().and_then(|text| {
+            let text = std::str::from_utf8(text).ok()?;
+            recall::parse_disco(text, &node?)
+        });
+        kept.unwrap_or_else(|| Zeroizing::new(crate::random()))
+    }
+
+    /// Remembers the disco key of `node`.
+    pub(crate) fn write_disco_key(&self, node: &NodeKey, key: &[u8; 32]) {
+        self.write_aside(DISCO_FILE, recall::render_disco(node, key).as_bytes());
+    }
+
+    /// Writes a file that the node can do without.
+    fn write_aside(&self, file: &str, content: &[u8]) {
+        let Some(directory) = &self.directory else { return };
+        if let Err(error) = write_private(&directory.join(file), content) {
+            tracing::warn!(%error, file, "not remembered");
         }
     }
 }

@@ -19,6 +19,7 @@ pub mod link;
 pub mod monitor;
 mod netlink;
 pub mod reconciler;
+pub mod resident;
 pub mod router;
 pub mod service;
 pub mod tun;

@@ -54,6 +54,7 @@ impl Core {
             Event::RelayOut { region, to, bytes } => self.relays.send(region, to, &bytes),
             Event::WantPath(peer) => self.paths.on_traffic(&peer, now),
             Event::PeerActivity(peer) => {
+                self.quiet.last_traffic = now.mono;
                 self.activity.insert(peer, now.mono);
                 self.paths.on_traffic(&peer, now);
             }

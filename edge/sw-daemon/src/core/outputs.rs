@@ -9,7 +9,7 @@ use sw_node::node::Event;
 use sw_node::resolve::Resolver;
 use sw_node::{ControlOutput, Output};
 use sw_os::{Desired, DnsConfig, FirewallConfig, RouterConfig};
-use sw_path::{EndpointType, Output as PathOutput, PathEngine, PeerInfo, Route, SocketId};
+use sw_path::{EndpointType, Leg, Output as PathOutput, PathEngine, PeerInfo, Route, SocketId};
 use sw_tailcfg::EndpointType as WireEndpointType;
 use sw_types::local::{NetworkProfile, Notify};
 use sw_types::{
@@ -59,6 +59,7 @@ impl Core {
                     self.paths.on_peer_removed(&key);
                     self.device.remove_peer(&key);
                     self.activity.remove(&key);
+                    self.ways.forget(&key, now.mono);
                 }
                 for peer in changed {
                     self.set_peer(peer);
@@ -118,6 +119,9 @@ impl Core {
         self.device.close_extra_sockets();
         self.relays.set_key(for_relays.map(Arc::new));
         let now = self.now();
+        if let Some(key) = &key {
+            self.store.write_disco_key(key, &self.disco);
+        }
         let disco = DiscoPrivate::from_bytes(*self.disco);
         let config = super::start::path_config(&self.config);
         self.paths = PathEngine::new(config, disco, key.unwrap_or_default(), crate::random());
@@ -148,10 +152,13 @@ impl Core {
             path: None,
             roaming: if peer.is_wireguard_only { Roaming::FollowPackets } else { Roaming::ByOwner },
         });
+        let mut endpoints = peer.endpoints;
+        let last = self.ways.of(&peer.key).filter(|last| peer.disco.is_some() && !endpoints.contains(last));
+        endpoints.extend(last);
         let info = PeerInfo {
             node: peer.key,
             disco: peer.disco,
-            endpoints: peer.endpoints,
+            endpoints,
             home: peer.home,
             cap: peer.cap,
             may_relay_for_us: false,
@@ -290,6 +297,9 @@ impl Core {
             }
             PathOutput::SetRoute { peer, route } => {
                 tracing::debug!(peer = peer.short(), path = ?route.path(), "path");
+                if let Some(Leg { socket: SocketId::MAIN, addr, vni: None }) = route.udp {
+                    self.ways.note(peer, addr, now.mono);
+                }
                 self.device.set_way(&peer, way(route));
             }
             PathOutput::EndpointsChanged(endpoints) => {

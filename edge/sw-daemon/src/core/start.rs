@@ -14,9 +14,9 @@ use sw_os::tun::{Tun, TunError, Want};
 use sw_os::{Interfaces, monitor};
 use sw_path::{PathConfig, PathEngine};
 use sw_tailcfg::Hostinfo;
-use sw_types::local::Problem;
+use sw_types::local::{Prefs, Problem};
 use sw_types::problem::Slug;
-use sw_types::{DiscoPrivate, RelayMap};
+use sw_types::{DiscoPrivate, NodeKey, NodePrivate, RelayMap};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -63,10 +63,9 @@ pub(crate) async fn start(
     let bus = Bus::new();
     let resolver = Arc::new(ArcSwap::from_pointee(sw_node::resolve::Resolver::default()));
     let dns = Arc::new(DnsService::new(Arc::clone(&resolver), sockets.clone()));
-    let disco = zeroize::Zeroizing::new(crate::random());
-    let disco_key = DiscoPrivate::from_bytes(*disco).public();
-
     let prefs = store.prefs();
+    let disco = store.disco_key(node_key(&prefs));
+    let disco_key = DiscoPrivate::from_bytes(*disco).public();
     let now = sw_os::clock::now();
     let node_config = NodeConfig {
         hostinfo: hostinfo(&config),
@@ -77,7 +76,7 @@ pub(crate) async fn start(
         dns_facts: sw_node::desired::DnsFacts::default(),
         seed: crate::random(),
     };
-    let cached = store.cached_map();
+    let (cached, ways) = (store.cached_map(), store.ways());
     let node = Node::new(node_config, prefs, cached, now);
     let paths = PathEngine::new(
         path_config(&config),
@@ -122,6 +121,8 @@ pub(crate) async fn start(
         activity: BTreeMap::new(),
         gate: None,
         remember: Remember::default(),
+        ways,
+        quiet: super::quiet::Quiet::new(now.mono),
         slept_nanos: sw_os::clock::suspended_nanos(),
         is_over: false,
     };
@@ -136,6 +137,12 @@ pub(crate) async fn start(
     };
     let task = tokio::spawn(core.run(inputs, stop));
     Ok((CoreHandle { calls }, task, network))
+}
+
+/// Who this node is, if it has joined.
+fn node_key(prefs: &Prefs) -> Option<NodeKey> {
+    let text = &prefs.config.as_ref()?.private_node_key.0;
+    NodePrivate::from_text(text).ok().map(|key| key.public())
 }
 
 /// How the path engine is set, from what the daemon was started with.
