@@ -1,12 +1,16 @@
-//! Rules of a subnet router or exit node: packets out of the network are marked, let through and given this machine's
-//! address (node-services.md §10.2).
+//! Packet filter rules: packets of the network are let in; those that a subnet router or exit node passes on are
+//! marked and given this machine's address (node-services.md §10.2).
 //!
-//! They live in one nftables table of our own, `inet samewire`, so that removing them is one act and nothing of
-//! others is ever touched. `nft` loads them; a machine that offers no routes needs neither rules nor `nft`.
+//! Marks, masquerade and drops live in one nftables table of our own, `inet samewire`, so that removing them is one
+//! act. An accept there does not overrule a drop in a chain of somebody else (ufw, docker, firewalld): into such
+//! chains go accept rules with our comment, and only those are ever removed. `nft` loads everything in one
+//! transaction; a machine without it that offers no routes goes without rules.
+
+mod foreign;
 
 use std::io::{self, Write as _};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use thiserror::Error;
 
@@ -21,8 +25,21 @@ const NFT: [&str; 3] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"];
 pub struct FirewallConfig {
     /// The TUN interface.
     pub interface: String,
-    /// Whether forwarded packets leave with this machine's address.
-    pub masquerade: bool,
+    /// UDP port at which peers reach this machine.
+    pub port: u16,
+    /// Set on a machine that passes packets on.
+    pub forwarding: Option<Forwarded>,
+    /// Whether rules may go into the chains of others (`NetfilterMode` on).
+    pub diverts: bool,
+}
+
+/// How forwarded packets leave this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forwarded {
+    /// With its own address.
+    Masqueraded,
+    /// With the sender's.
+    Unchanged,
 }
 
 /// Why the rules could not be brought into the wanted state.
@@ -36,26 +53,41 @@ pub enum FirewallError {
     Refused(String),
 }
 
-/// Keeps our table in the wanted state.
+/// Keeps our rules in the wanted state.
 #[derive(Debug)]
 pub(crate) struct Firewall {
+    /// Names the daemon whose rules these are.
+    interface: String,
     /// What was loaded last; `None` while that is not known.
     loaded: Option<Option<FirewallConfig>>,
 }
 
 impl Firewall {
     /// `has_leftovers`: a crashed process may have left rules behind.
-    pub(crate) fn new(has_leftovers: bool) -> Self {
-        Self { loaded: (!has_leftovers).then_some(None) }
+    pub(crate) fn new(interface: &str, has_leftovers: bool) -> Self {
+        Self { interface: interface.to_owned(), loaded: (!has_leftovers).then_some(None) }
     }
 
+    /// Brings the rules about. Called again with the same, it looks whether somebody loaded their own anew.
     pub(crate) fn apply(&mut self, config: Option<&FirewallConfig>) -> Result<(), FirewallError> {
-        if self.loaded.as_ref().is_some_and(|loaded| loaded.as_ref() == config) {
+        let is_loaded = self.loaded.as_ref().is_some_and(|loaded| loaded.as_ref() == config);
+        if is_loaded && config.is_none_or(|config| !config.diverts) {
             return Ok(());
         }
-        match run(&script(config)) {
-            // Without nft there cannot be rules of ours either.
-            Err(FirewallError::NoNft) if config.is_none() => {}
+        let is_needed = config.is_some_and(|config| config.forwarding.is_some());
+        let others = match foreign::chains(&self.interface) {
+            Ok(chains) => chains,
+            Err(error) => {
+                tracing::debug!(%error, "chains of others");
+                Vec::new()
+            }
+        };
+        let mut script = foreign::script(&others, config, is_loaded);
+        if !is_loaded {
+            script.push_str(&own_table(config));
+        }
+        match run(&script) {
+            Err(error) if !is_needed => tracing::debug!(%error, "packet filter rules"),
             result => result?,
         }
         self.loaded = Some(config.cloned());
@@ -64,14 +96,13 @@ impl Firewall {
 }
 
 /// The whole table, in place of what is there. Deleting needs it to be there, hence the line before.
-fn script(config: Option<&FirewallConfig>) -> String {
+fn own_table(config: Option<&FirewallConfig>) -> String {
     let mut script = format!("table {TABLE} {{}}\ndelete table {TABLE}\n");
-    let Some(FirewallConfig { interface, masquerade }) = config else { return script };
+    let Some(FirewallConfig { interface, forwarding: Some(forwarded), .. }) = config else { return script };
     let others = !MARK_MASK;
-    let postrouting = if *masquerade {
-        format!("meta mark and {MARK_MASK:#x} == {MARK_SUBNET:#x} masquerade")
-    } else {
-        String::new()
+    let postrouting = match forwarded {
+        Forwarded::Masqueraded => format!("meta mark and {MARK_MASK:#x} == {MARK_SUBNET:#x} masquerade"),
+        Forwarded::Unchanged => String::new(),
     };
     script.push_str(&format!(
         "table {TABLE} {{\n\
@@ -89,23 +120,32 @@ fn script(config: Option<&FirewallConfig>) -> String {
     script
 }
 
+/// Loads a script in one transaction; an empty one is nothing to do.
 fn run(script: &str) -> Result<(), FirewallError> {
-    let nft = NFT.into_iter().find(|path| Path::new(path).exists()).ok_or(FirewallError::NoNft)?;
-    let mut child = Command::new(nft)
-        .args(["-f", "-"])
+    if script.is_empty() {
+        return Ok(());
+    }
+    nft(&["-f", "-"], script).map(drop)
+}
+
+/// Runs `nft` and returns what it printed.
+fn nft(arguments: &[&str], input: &str) -> Result<Vec<u8>, FirewallError> {
+    let path = NFT.into_iter().find(|path| Path::new(path).exists()).ok_or(FirewallError::NoNft)?;
+    let mut child = Command::new(path)
+        .args(arguments)
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .map_err(FirewallError::Run)?;
-    if let Some(mut input) = child.stdin.take() {
-        input.write_all(script.as_bytes()).map_err(FirewallError::Run)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(input.as_bytes()).map_err(FirewallError::Run)?;
     }
-    let output = child.wait_with_output().map_err(FirewallError::Run)?;
-    if output.status.success() {
-        return Ok(());
+    let Output { status, stdout, stderr } = child.wait_with_output().map_err(FirewallError::Run)?;
+    if status.success() {
+        return Ok(stdout);
     }
-    let said = String::from_utf8_lossy(&output.stderr);
+    let said = String::from_utf8_lossy(&stderr);
     Err(FirewallError::Refused(said.lines().next().unwrap_or_default().to_owned()))
 }
 
@@ -120,13 +160,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rules_stand_in_one_table_of_ours() {
-        assert_eq!(script(None), "table inet samewire {}\ndelete table inet samewire\n");
-        let config = FirewallConfig { interface: "samewire0".to_owned(), masquerade: true };
-        let text = script(Some(&config));
+    fn marks_and_masquerade_stand_in_one_table_of_ours() {
+        let empty = "table inet samewire {}\ndelete table inet samewire\n";
+        assert_eq!(own_table(None), empty);
+        let config = FirewallConfig {
+            interface: "samewire0".to_owned(),
+            port: 41641,
+            forwarding: Some(Forwarded::Masqueraded),
+            diverts: true,
+        };
+        let text = own_table(Some(&config));
         assert!(text.contains("meta mark set meta mark and 0xff00ffff or 0x40000 accept"), "{text}");
         assert!(text.contains("meta mark and 0xff0000 == 0x40000 masquerade"), "{text}");
-        let unchanged = script(Some(&FirewallConfig { masquerade: false, ..config }));
+        let unchanged =
+            own_table(Some(&FirewallConfig { forwarding: Some(Forwarded::Unchanged), ..config.clone() }));
         assert!(!unchanged.contains("masquerade"), "{unchanged}");
+        assert_eq!(own_table(Some(&FirewallConfig { forwarding: None, ..config })), empty);
     }
 }

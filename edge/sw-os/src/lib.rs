@@ -25,7 +25,7 @@ pub mod service;
 pub mod tun;
 
 pub use dns::DnsConfig;
-pub use firewall::{FirewallConfig, FirewallError, forwards_packets};
+pub use firewall::{FirewallConfig, FirewallError, Forwarded, forwards_packets};
 pub use link::Interfaces;
 pub use reconciler::{Applied, Desired, Reconciler};
 pub use router::RouterConfig;

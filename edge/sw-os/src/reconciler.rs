@@ -76,7 +76,7 @@ impl Reconciler {
         let mut dns = Dns::detect(interface);
         let mut router = Router::open()?;
         let left = read_journal(&journal);
-        let mut firewall = Firewall::new(left.is_some());
+        let mut firewall = Firewall::new(interface, left.is_some());
         if let Some(left) = left {
             info!(interface = left.interface, "undoing what the last process left behind");
             undo(&mut router, &mut Dns::detect(&left.interface), &left.interface, &journal);
@@ -91,12 +91,13 @@ impl Reconciler {
                 while let Some((generation, desired)) = shared.next() {
                     let entry = Journal { interface: interface.clone(), dns: dns.mode() };
                     let system = System { router: &mut router, firewall: &mut firewall, dns: &mut dns };
-                    let result = apply(system, &desired, &journal, &entry);
-                    report.send_replace(Applied { generation, ..result });
+                    apply(system, &desired, &journal, &entry, |applied| {
+                        report.send_replace(Applied { generation, ..applied });
+                    });
                 }
                 undo(&mut router, &mut dns, &interface, &journal);
                 if let Err(error) = firewall.apply(None) {
-                    warn!(%error, "forwarding rules could not be removed; the next start tries again");
+                    warn!(%error, "packet filter rules could not be removed; the next start tries again");
                 }
             })?
         };
@@ -184,7 +185,14 @@ struct System<'a> {
     dns: &'a mut Dns,
 }
 
-fn apply(system: System<'_>, desired: &Desired, journal: &Path, entry: &Journal) -> Applied {
+/// `report` hears twice: nobody who waits for addresses waits for the packet filter too.
+fn apply(
+    system: System<'_>,
+    desired: &Desired,
+    journal: &Path,
+    entry: &Journal,
+    mut report: impl FnMut(Applied),
+) {
     let System { router, firewall, dns } = system;
     let mut applied = Applied::default();
     let changes_something = desired.router.is_some() || !desired.dns.is_empty();
@@ -199,20 +207,21 @@ fn apply(system: System<'_>, desired: &Desired, journal: &Path, entry: &Journal)
         warn!(%error, "routes");
         applied.router_error = Some(error_text(&error));
     }
-    if let Err(error) = firewall.apply(desired.firewall.as_ref()) {
-        warn!(%error, "forwarding rules");
-        applied.firewall_error = Some(error_text(&error));
-    }
     if let Err(error) = dns.apply(&desired.dns) {
         warn!(%error, "name resolution");
         applied.dns_error = Some(error_text(&error));
+    }
+    report(applied.clone());
+    if let Err(error) = firewall.apply(desired.firewall.as_ref()) {
+        warn!(%error, "packet filter rules");
+        applied.firewall_error = Some(error_text(&error));
     }
     let is_clean =
         applied.router_error.is_none() && applied.firewall_error.is_none() && applied.dns_error.is_none();
     if desired.router.is_none() && desired.dns.is_empty() && is_clean {
         let _maybe_absent = fs::remove_file(journal);
     }
-    applied
+    report(applied);
 }
 
 fn undo(router: &mut Router, dns: &mut Dns, interface: &str, journal: &Path) {

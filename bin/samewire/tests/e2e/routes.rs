@@ -87,3 +87,71 @@ fn a_router_leads_to_its_network_and_to_the_internet_and_cleans_up() {
         assert!(std::time::Instant::now() < deadline, "down leaves rules or addresses behind");
     }
 }
+
+/// The packet filter of a careful host, as its distribution would load it: nothing unasked comes in or through.
+const CAREFUL: &str = "
+table ip filter {
+  chain INPUT {
+    type filter hook input priority filter; policy drop;
+    ct state established,related accept
+    iifname lo accept
+  }
+  chain FORWARD {
+    type filter hook forward priority filter; policy drop;
+    ct state established,related accept
+  }
+}
+table inet plain {
+  chain everything { type filter hook input priority filter; policy accept; }
+}
+";
+
+fn rule_set(scene: &mut Scene, machine: &str) -> String {
+    let machine = scene.world.machine(machine).expect("a machine");
+    let output = machine.exec(&["nft", "list", "ruleset"], SOON, &Interrupt::default()).expect("nft");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn sh(scene: &mut Scene, machine: &str, line: &str) -> bool {
+    let machine = scene.world.machine(machine).expect("a machine");
+    machine.exec(&["sh", "-c", line], SOON, &Interrupt::default()).expect("sh").status.success()
+}
+
+#[test]
+fn a_host_that_drops_lets_the_network_in_and_gets_its_rules_back() {
+    if missing("careful", &[SAMEWIRE], SAMEWIRE) {
+        return;
+    }
+    let sites = vec![SiteSpec::new("home", Nat::Easy), SiteSpec::new("office", Nat::Easy)];
+    let machines =
+        vec![MachineSpec::new("alder", "home", SAMEWIRE), MachineSpec::new("birch", "office", SAMEWIRE)];
+    let mut scene = scene("careful", SAMEWIRE, sites, machines);
+    assert!(sh(&mut scene, "birch", &format!("printf '%s' '{CAREFUL}' | nft -f -")));
+    let before = rule_set(&mut scene, "birch");
+    scene.join("alder");
+    scene.join("birch");
+    // Unasked, into the host: its own rules would drop it.
+    scene.ping("alder", "birch");
+    let during = rule_set(&mut scene, "birch");
+    assert!(during.contains("udp dport 41641 accept comment \"samewire: samewire0\""), "{during}");
+    assert!(!during.contains("oifname"), "it passes nothing on: {during}");
+    let plain = |rules: &str| rules.split("table inet plain").nth(1).map(ToOwned::to_owned);
+    assert_eq!(plain(&during), plain(&before), "a chain that drops nothing is left alone");
+
+    run(&mut scene, "birch", &["down"]);
+    let deadline = std::time::Instant::now() + SOON;
+    while rule_set(&mut scene, "birch") != before {
+        assert!(std::time::Instant::now() < deadline, "down leaves {}", rule_set(&mut scene, "birch"));
+    }
+    run(&mut scene, "birch", &["up"]);
+    scene.ping("alder", "birch");
+    // A crash leaves them; the next daemon takes them over and removes them when it ends.
+    scene.world.machine("birch").expect("birch").kill();
+    assert_ne!(rule_set(&mut scene, "birch"), before);
+    let interrupt = scene.world.interrupt().clone();
+    scene.world.machine("birch").expect("birch").start(&interrupt).expect("it starts again");
+    scene.ping("alder", "birch");
+    assert_eq!(rule_set(&mut scene, "birch").matches("udp dport").count(), 1, "no rule is there twice");
+    scene.world.machine("birch").expect("birch").stop();
+    assert_eq!(rule_set(&mut scene, "birch"), before);
+}

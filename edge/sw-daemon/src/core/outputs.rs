@@ -8,10 +8,10 @@ use sw_node::desired::{Forwarding, MachineConfig, PeerConfig};
 use sw_node::node::Event;
 use sw_node::resolve::Resolver;
 use sw_node::{ControlOutput, Output};
-use sw_os::{Desired, DnsConfig, FirewallConfig, RouterConfig};
+use sw_os::{Desired, DnsConfig, FirewallConfig, Forwarded, RouterConfig};
 use sw_path::{EndpointType, Leg, Output as PathOutput, PathEngine, PeerInfo, Route, SocketId};
 use sw_tailcfg::EndpointType as WireEndpointType;
-use sw_types::local::{NetworkProfile, Notify};
+use sw_types::local::{NetfilterMode, NetworkProfile, Notify};
 use sw_types::{
     ControlKey, DiscoPrivate, MachineKey, NodeKey, NodePrivate, RelayMap, SERVICE_IPV4, SERVICE_IPV6,
     ServerKeyHash,
@@ -183,6 +183,7 @@ impl Core {
             return;
         };
         let Some(reconciler) = &self.reconciler else { return };
+        let mode = self.node.prefs().netfilter_mode;
         let desired = match machine {
             None => Desired::default(),
             Some(machine) => Desired {
@@ -193,10 +194,7 @@ impl Core {
                     routes: machine.routes,
                     throw_routes: machine.throw_routes,
                 }),
-                firewall: machine.forwarding.map(|forwarding| FirewallConfig {
-                    interface: name.clone(),
-                    masquerade: forwarding == Forwarding::Masqueraded,
-                }),
+                firewall: firewall(name, self.device.local_port(), machine.forwarding, mode),
                 dns: DnsConfig {
                     nameservers: machine.dns.nameservers,
                     search_domains: machine.dns.search_domains,
@@ -361,6 +359,25 @@ impl Core {
         let now = self.now();
         self.paths.on_bound_port(self.device.local_port(), now);
     }
+}
+
+/// Which rules of the packet filter are ours.
+fn firewall(
+    interface: &str,
+    port: u16,
+    forwarding: Option<Forwarding>,
+    mode: NetfilterMode,
+) -> Option<FirewallConfig> {
+    let forwarding = forwarding.map(|forwarding| match forwarding {
+        Forwarding::Masqueraded => Forwarded::Masqueraded,
+        Forwarding::Unchanged => Forwarded::Unchanged,
+    });
+    let diverts = match mode {
+        NetfilterMode::Off => return None,
+        NetfilterMode::NoDivert => false,
+        NetfilterMode::On => true,
+    };
+    Some(FirewallConfig { interface: interface.to_owned(), port, forwarding, diverts })
 }
 
 /// How the data plane reaches a peer by this route.
