@@ -1,11 +1,16 @@
 //! The face of the command line: which verbs stand first, and the pages of the manual.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Command};
 use sw_daemon::Problem;
 use sw_types::problem::{Slug, quoted};
+
+/// The program, as messages call it.
+const NAME: &str = "samewire";
 
 /// The verbs of `--help`, most wanted first.
 const GROUPS: [(&str, &[&str]); 7] = [
@@ -61,17 +66,99 @@ pub(crate) fn man(args: &ManArgs, command: Command) -> ExitCode {
     }
 }
 
-/// What clap says of a wrong word, in our form where it is the verb that is wrong.
-pub(crate) fn unknown_verb(error: &clap::Error, command: &Command) -> Option<Problem> {
-    use clap::error::{ContextKind, ContextValue, ErrorKind};
-    if error.kind() != ErrorKind::InvalidSubcommand {
+/// Verbs of the official client that are not here, and what takes their place.
+const ELSEWHERE: [(&str, &str, &str); 13] = [
+    ("serve", "publishing a local service is not in this version", "machines that the policy lets in reach its port already: samewire explain MACHINE:PORT, from there"),
+    ("funnel", "publishing to the Internet is not in this version", "put a web server on a machine with a public address before it"),
+    ("cert", "certificates for machines are not in this version", "inside the network nothing is sent in the clear; names have the form MACHINE.NETWORK"),
+    ("lock", "the lock is not in this version", "see who may let machines in: samewire admin"),
+    ("drive", "sharing folders is not in this version", "share a folder by NFS, Samba or SFTP; the policy rules its port"),
+    ("configure", "there is nothing to configure for other programs", "settings: samewire set --help"),
+    ("syspolicy", "there are no system policies here", "settings: samewire get"),
+    ("service", "services with addresses of their own are not in this version", "give a machine a tag: samewire up --advertise-tags=tag:NAME"),
+    ("web", "the page is the network's", "samewire admin"),
+    ("update", "this version does not update itself", "install the new program over the old one, then: sudo samewire up"),
+    ("licenses", "the licences are with the source", "samewire is MIT or Apache-2.0; its parts: docs/dependencies.md"),
+    ("systray", "there is no program for the desktop bar", "samewire status, or the page: samewire admin"),
+    ("appc-routes", "app connectors are not in this version", "offer the subnet: sudo samewire set --advertise-routes=PREFIX"),
+];
+
+/// What clap says of a wrong command line, in our form (ux.md §1); `None` for what is no mistake, as help.
+pub(crate) fn problem_of(error: &clap::Error, words: &[OsString], command: &Command) -> Option<Problem> {
+    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         return None;
     }
-    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else { return None };
-    let names = command.get_subcommands().filter(|verb| !verb.is_hide_set()).map(Command::get_name);
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        Some(ContextValue::Strings(texts)) => Some(texts.join(", ")),
+        Some(_) | None => None,
+    };
+    let path = verb_path(words, command);
+    if let Some(word) = text(ContextKind::InvalidSubcommand) {
+        return Some(unknown_verb(&word, &path, command));
+    }
+    let argument = text(ContextKind::InvalidArg).unwrap_or_default();
+    let value = text(ContextKind::InvalidValue).unwrap_or_default();
+    let suggestion = text(ContextKind::SuggestedArg).map(|name| format!("did you mean {name}? "));
+    let what = match error.kind() {
+        ErrorKind::MissingRequiredArgument => format!("`{path}` lacks {argument}."),
+        ErrorKind::UnknownArgument if argument.starts_with('-') => {
+            format!("`{path}` has no flag {}.", quoted(&argument))
+        }
+        ErrorKind::UnknownArgument => format!("`{path}` takes no argument {}.", quoted(&argument)),
+        ErrorKind::InvalidValue if value.is_empty() => format!("{argument} lacks its value."),
+        ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
+            let valid = text(ContextKind::ValidValue).map(|all| format!(": it is one of {all}"));
+            let told = std::error::Error::source(error).map(|cause| format!(": {cause}"));
+            format!("{} is no value for {argument}{}.", quoted(&value), valid.or(told).unwrap_or_default())
+        }
+        ErrorKind::ArgumentConflict => {
+            let other = text(ContextKind::PriorArg).unwrap_or_default();
+            if other.is_empty() || other == argument {
+                format!("{argument} stands more than once.")
+            } else {
+                format!("{argument} and {other} exclude each other.")
+            }
+        }
+        _ => {
+            let said = error.to_string();
+            let line = said.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            format!("{}.", line.trim_end_matches('.'))
+        }
+    };
+    let fix = format!("{}see: {path} --help", suggestion.unwrap_or_default());
+    Some(Problem::misuse(what, fix))
+}
+
+fn unknown_verb(word: &str, path: &str, command: &Command) -> Problem {
+    if let Some((_, what, fix)) = ELSEWHERE.iter().find(|(verb, ..)| *verb == word && path == NAME) {
+        let problem = Slug::UnknownVerb.problem(&[("verb", &quoted(word)), ("suggestion", "")]);
+        return Problem { why: (*what).to_owned(), fix: (*fix).to_owned(), ..problem };
+    }
+    let mut group = command;
+    for name in path.split(' ').skip(1) {
+        group = group.find_subcommand(name).unwrap_or(group);
+    }
+    let names = group.get_subcommands().filter(|verb| !verb.is_hide_set()).map(Command::get_name);
     let nearest = sw_cli::local::nearest(word, names);
     let suggestion = nearest.map(|name| format!("did you mean {name}? ")).unwrap_or_default();
-    Some(Slug::UnknownVerb.problem(&[("verb", &quoted(word)), ("suggestion", &suggestion)]))
+    let problem = Slug::UnknownVerb.problem(&[("verb", &quoted(word)), ("suggestion", &suggestion)]);
+    if path == NAME {
+        return problem;
+    }
+    Problem { fix: format!("{suggestion}All of them: {path} --help"), ..problem }
+}
+
+/// The verb that a command line is about: `samewire metrics write`.
+fn verb_path(words: &[OsString], command: &Command) -> String {
+    let (mut path, mut at) = (NAME.to_owned(), command);
+    for word in words.iter().skip(1).filter_map(|word| word.to_str()) {
+        if let Some(verb) = at.find_subcommand(word) {
+            path = format!("{path} {}", verb.get_name());
+            at = verb;
+        }
+    }
+    path
 }
 
 #[cfg(test)]

@@ -77,6 +77,30 @@ pub(crate) fn serve(
     }))
 }
 
+/// Refuses a path at which a daemon answers, or something is that no daemon left there.
+///
+/// # Errors
+/// What is there.
+pub fn ensure_free(path: &Path) -> Result<(), Problem> {
+    use std::os::unix::fs::FileTypeExt as _;
+    let Ok(file) = path.symlink_metadata() else { return Ok(()) };
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(Problem::other(
+            "samewire already runs on this machine.",
+            format!("a daemon answers at {}", path.display()),
+            "use it: samewire status. A second one needs another --socket and another --statedir",
+        ));
+    }
+    if file.file_type().is_socket() || file.file_type().is_symlink() {
+        return Ok(());
+    }
+    Err(Problem::other(
+        "the socket for local programs could not be opened.",
+        format!("{} is there already, and it is no socket", path.display()),
+        "choose another place: samewire daemon --socket=PATH",
+    ))
+}
+
 fn bind(path: &Path) -> Result<UnixListener, Problem> {
     let refuse = |error: std::io::Error| {
         Problem::other(
@@ -88,17 +112,10 @@ fn bind(path: &Path) -> Result<UnixListener, Problem> {
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory).map_err(refuse)?;
     }
-    if path.symlink_metadata().is_ok() {
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(Problem::other(
-                "samewire already runs on this machine.",
-                format!("a daemon answers at {}", path.display()),
-                "to restart it: sudo systemctl restart samewire",
-            ));
-        }
-        if sw_os::files::is_owned_by_us(path) {
-            std::fs::remove_file(path).map_err(refuse)?;
-        }
+    ensure_free(path)?;
+    // One that a daemon left which is gone.
+    if path.symlink_metadata().is_ok() && sw_os::files::is_owned_by_us(path) {
+        std::fs::remove_file(path).map_err(refuse)?;
     }
     let listener = UnixListener::bind(path).map_err(refuse)?;
     // Everybody may connect: what a caller may do is decided by its uid.

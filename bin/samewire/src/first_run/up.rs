@@ -39,7 +39,7 @@ pub fn run(args: &UpArgs, globals: &Globals) -> Option<ExitCode> {
         paths: Paths::detect(globals.socket.as_deref()),
         begun: Instant::now(),
     };
-    match run.decide() {
+    match args.check().and_then(|()| run.decide()) {
         Ok(end) => end,
         Err(problem) => Some(finish(Err(problem.into()), &run.context, args.json)),
     }
@@ -59,6 +59,7 @@ impl Run<'_> {
             }
             (_, true, Some(_)) => Ok(None),
             (_, true, None) if !self.args.first.dry_run => {
+                self.keep_tun()?;
                 start(&self.paths)?;
                 Ok(None)
             }
@@ -89,10 +90,15 @@ impl Run<'_> {
                     // A daemon that serves nothing; it starts anew with its network.
                     background::stop(&self.paths)?;
                 }
+                self.keep_tun()?;
                 wanted.write(&self.paths.control())?;
                 self.first(wanted, false).map(Some)
             }
         }
+    }
+
+    fn keep_tun(&self) -> Result<(), Problem> {
+        background::keep_tun(&self.paths, self.args.first.tun.as_deref())
     }
 
     fn prefs(&self) -> Option<Prefs> {
@@ -276,7 +282,7 @@ fn told(outcome: sw_cli::local::Outcome) -> Result<ExitCode, Problem> {
 
 /// What the control server's client says, as a message of this command.
 pub(crate) fn problem_of(error: &ClientError) -> Problem {
-    Problem::other(error.to_string(), error.why().unwrap_or_default(), error.fix().unwrap_or_default())
+    error.problem()
 }
 
 /// What the terminal can show.

@@ -115,16 +115,9 @@ pub(super) fn wait(context: &Context, args: &WaitArgs) -> Outcome {
             return Ok(());
         }
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            let why = match state {
-                Ok(status) => format!("its state is {}", status.backend_state),
-                Err(problem) => problem.what,
-            };
-            warn(
-                Problem::other("the time ran out before the machine was up.", why, "see: samewire status")
-                    .render()
-                    .trim_end(),
-            );
-            return Err(Failure::Exit(if context.is_official { 1 } else { 8 }));
+            let cause = state.map_or_else(Some, |status| super::not_connected(&status));
+            let why = cause.map(|problem| problem.what.trim_end_matches('.').to_owned()).unwrap_or_default();
+            return Err(super::timed_out(why, "see: samewire status"));
         }
         std::thread::sleep(Duration::from_millis(100));
     }
@@ -156,7 +149,8 @@ pub(super) fn metrics(context: &Context, args: &MetricsArgs) -> Outcome {
     match &args.action {
         None | Some(MetricsAction::Print) => print_bytes(&text),
         Some(MetricsAction::Write { path }) => std::fs::write(path, text).map_err(|error| {
-            Problem::other("the file was not written.", format!("{}: {error}", path.display()), "").into()
+            let why = format!("{}: {error}", path.display());
+            Problem::other("the file was not written.", why, "choose a place that you may write to").into()
         }),
     }
 }

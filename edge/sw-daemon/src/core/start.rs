@@ -199,6 +199,12 @@ fn tun_problem(name: &str, error: &TunError) -> Problem {
                     .to_owned(),
             }
         }
+        TunError::Create { cause, .. }
+            if cause.kind() == io::ErrorKind::InvalidInput && is_interface(name) =>
+        {
+            let problem = Slug::TunNameTaken.problem(&[("tun", name), ("holder", "")]);
+            Problem { why: "a network interface of another kind has it".to_owned(), ..problem }
+        }
         TunError::Name { .. } | TunError::Open(_) | TunError::Create { .. } | TunError::Configure { .. } => {
             Problem::other(
                 "the TUN interface could not be made.",
@@ -207,6 +213,10 @@ fn tun_problem(name: &str, error: &TunError) -> Problem {
             )
         }
     }
+}
+
+fn is_interface(name: &str) -> bool {
+    std::path::Path::new("/sys/class/net").join(name).exists()
 }
 
 fn open_device(
