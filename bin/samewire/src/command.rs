@@ -15,8 +15,11 @@ const NAME: &str = "samewire";
 /// The verbs of `--help`, most wanted first.
 const GROUPS: [(&str, &[&str]); 7] = [
     ("A network in two lines", &["up", "join", "invite", "admin"]),
-    ("Every day", &["status", "ping", "ip", "whoami", "whois", "down", "set", "get", "nc", "wait"]),
-    ("When something does not work", &["explain", "check", "netcheck", "bugreport", "help"]),
+    (
+        "Every day",
+        &["status", "ping", "ip", "whoami", "whois", "down", "set", "get", "exit-node", "nc", "wait"],
+    ),
+    ("When something does not work", &["explain", "check", "netcheck", "dns", "bugreport", "help"]),
     ("Who may do what", &["login", "logout", "switch", "policy"]),
     ("Keep, move, end", &["backup", "restore", "move", "leave", "uninstall"]),
     ("Parts on their own", &["daemon", "control", "relay", "wireguard"]),
@@ -67,20 +70,63 @@ pub(crate) fn man(args: &ManArgs, command: Command) -> ExitCode {
 }
 
 /// Verbs of the official client that are not here, and what takes their place.
-const ELSEWHERE: [(&str, &str, &str); 13] = [
-    ("serve", "publishing a local service is not in this version", "machines that the policy lets in reach its port already: samewire explain MACHINE:PORT, from there"),
-    ("funnel", "publishing to the Internet is not in this version", "put a web server on a machine with a public address before it"),
-    ("cert", "certificates for machines are not in this version", "inside the network nothing is sent in the clear; names have the form MACHINE.NETWORK"),
+const ELSEWHERE: [(&str, &str, &str); 16] = [
+    (
+        "serve",
+        "publishing a local service is not in this version",
+        "machines that the policy lets in reach its port already: samewire explain MACHINE:PORT, from there",
+    ),
+    (
+        "funnel",
+        "publishing to the Internet is not in this version",
+        "put a web server on a machine with a public address before it",
+    ),
+    (
+        "cert",
+        "certificates for machines are not in this version",
+        "inside the network nothing is sent in the clear; names have the form MACHINE.NETWORK",
+    ),
+    (
+        "ssh",
+        "there is no ssh of samewire's own",
+        "the system's ssh takes the same names: ssh USER@MACHINE; without an interface: ssh -o ProxyCommand='samewire nc %h %p' USER@MACHINE",
+    ),
+    ("file", "sending files is not in this version", "copy it by ssh: scp FILE USER@MACHINE:"),
+    (
+        "id-token",
+        "tokens for other services are not in this version",
+        "keys for programs: samewire control apikeys create",
+    ),
     ("lock", "the lock is not in this version", "see who may let machines in: samewire admin"),
-    ("drive", "sharing folders is not in this version", "share a folder by NFS, Samba or SFTP; the policy rules its port"),
+    (
+        "drive",
+        "sharing folders is not in this version",
+        "share a folder by NFS, Samba or SFTP; the policy rules its port",
+    ),
     ("configure", "there is nothing to configure for other programs", "settings: samewire set --help"),
     ("syspolicy", "there are no system policies here", "settings: samewire get"),
-    ("service", "services with addresses of their own are not in this version", "give a machine a tag: samewire up --advertise-tags=tag:NAME"),
+    (
+        "service",
+        "services with addresses of their own are not in this version",
+        "give a machine a tag: samewire up --advertise-tags=tag:NAME",
+    ),
     ("web", "the page is the network's", "samewire admin"),
-    ("update", "this version does not update itself", "install the new program over the old one, then: sudo samewire up"),
-    ("licenses", "the licences are with the source", "samewire is MIT or Apache-2.0; its parts: docs/dependencies.md"),
+    (
+        "update",
+        "this version does not update itself",
+        "install the new program over the old one, then: sudo samewire up",
+    ),
+    (
+        "licenses",
+        "the licences are with the source",
+        "samewire is MIT or Apache-2.0; its parts: docs/dependencies.md",
+    ),
     ("systray", "there is no program for the desktop bar", "samewire status, or the page: samewire admin"),
-    ("appc-routes", "app connectors are not in this version", "offer the subnet: sudo samewire set --advertise-routes=PREFIX"),
+    (
+        "appc-routes",
+        "app connectors are not in this version",
+        "offer the subnet: sudo samewire set --advertise-routes=PREFIX",
+    ),
 ];
 
 /// What clap says of a wrong command line, in our form (ux.md §1); `None` for what is no mistake, as help.

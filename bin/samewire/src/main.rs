@@ -146,7 +146,11 @@ mod tests {
             (&["stauts"][..], "there is no command \"stauts\".", "did you mean status?"),
             (&["metrics", "wriet"], "there is no command \"wriet\".", "did you mean write?"),
             (&["ping"], "`samewire ping` lacks <MACHINE>.", "see: samewire ping --help"),
-            (&["up", "--hostnam", "x"], "`samewire up` has no flag \"--hostnam\".", "did you mean --hostname?"),
+            (
+                &["up", "--hostnam", "x"],
+                "`samewire up` has no flag \"--hostnam\".",
+                "did you mean --hostname?",
+            ),
             (&["ping", "a", "b"], "`samewire ping` takes no argument \"b\".", "see: samewire ping"),
             (&["serve", "3000"], "there is no command \"serve\".", "machines that the policy lets in"),
         ] {

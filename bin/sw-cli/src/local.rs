@@ -2,6 +2,8 @@
 
 mod client;
 mod debug;
+mod dns;
+mod exit_node;
 mod explain;
 mod flags;
 mod help;
@@ -91,6 +93,10 @@ pub enum Verb {
     Explain(explain::ExplainArgs),
     /// Examine this machine's setup
     Check(explain::CheckArgs),
+    /// List the machines that carry Internet traffic for others
+    ExitNode(exit_node::ExitNodeArgs),
+    /// Show how names are resolved, or ask for one
+    Dns(dns::DnsArgs),
     /// Connect to a port of a machine, with standard input and output
     Nc(simple::NcArgs),
     /// Wait until the machine is connected
@@ -226,6 +232,8 @@ fn dispatch(verb: Verb, context: &Context, command: clap::Command) -> Outcome {
         Verb::Netcheck(args) => netcheck::netcheck(context, &args),
         Verb::Explain(args) => explain::explain(context, &args),
         Verb::Check(args) => explain::check(context, &args),
+        Verb::ExitNode(args) => exit_node::exit_node(context, &args),
+        Verb::Dns(args) => dns::dns(context, &args),
         Verb::Nc(args) => simple::nc(context, &args),
         Verb::Wait(args) => simple::wait(context, &args),
         Verb::Version(args) => simple::version(context, &args),
@@ -250,12 +258,14 @@ impl Verb {
             Self::Netcheck(args) => args.format.starts_with("json"),
             Self::Explain(args) => args.json,
             Self::Check(args) => args.json,
+            Self::Dns(args) => args.wants_json(),
             Self::Version(args) => args.json,
             Self::Down(_)
             | Self::Set(_)
             | Self::Login(_)
             | Self::Logout(_)
             | Self::Ip(_)
+            | Self::ExitNode(_)
             | Self::Nc(_)
             | Self::Wait(_)
             | Self::Metrics(_)

@@ -122,6 +122,19 @@ impl Store {
         self.profiles().into_iter().find(|profile| profile.id == id).unwrap_or_default()
     }
 
+    /// Makes a profile the one in use; `""` is a new, empty one. Returns its preferences.
+    pub(crate) fn switch(&mut self, id: &str) -> Result<Prefs, Problem> {
+        self.state.set_current_profile(id);
+        self.write()?;
+        Ok(self.prefs())
+    }
+
+    /// Forgets a profile and its keys.
+    pub(crate) fn remove_profile(&mut self, id: &str) -> Result<(), Problem> {
+        self.state.remove(id).map_err(|error| damaged(Path::new(STATE_FILE), &error))?;
+        self.write()
+    }
+
     fn write(&self) -> Result<(), Problem> {
         let Some(directory) = &self.directory else { return Ok(()) };
         write_private(&directory.join(STATE_FILE), &self.state.render())

@@ -30,16 +30,25 @@ struct Run<'a> {
 /// Does what `up` means on a machine without a network, or starts the daemon of one that has one. `None`: the
 /// ordinary `up` has the rest to do.
 pub fn run(args: &UpArgs, globals: &Globals) -> Option<ExitCode> {
-    if args.names_server() {
-        return None;
-    }
     let run = Run {
         args,
         context: Context::new(globals, false),
         paths: Paths::detect(globals.socket.as_deref()),
         begun: Instant::now(),
     };
-    match args.check().and_then(|()| run.decide()) {
+    let decided = args.check().and_then(|()| {
+        if !args.names_server() {
+            return run.decide();
+        }
+        // The network is another one's; all that is missing may be the daemon.
+        let is_silent = run.context.client.get::<Status>("/localapi/v0/status?peers=false").is_err();
+        if is_silent && globals.socket.is_none() {
+            run.keep_tun()?;
+            start(&run.paths)?;
+        }
+        Ok(None)
+    });
+    match decided {
         Ok(end) => end,
         Err(problem) => Some(finish(Err(problem.into()), &run.context, args.json)),
     }

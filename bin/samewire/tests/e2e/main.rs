@@ -12,6 +12,7 @@ mod mixed;
 mod paths;
 mod portmap;
 mod recovery;
+mod programs;
 mod routes;
 mod scene;
 mod typed;

@@ -140,7 +140,10 @@ fn fix_of_refusal(message: &str) -> Option<&'static str> {
         ("there is no person", "samewire control users list shows all"),
         ("there is no machine", "samewire control nodes list shows all"),
         ("there is no key", "samewire control keys list shows all"),
-        ("tagOwners", "declare the tag in the policy: samewire policy get > FILE, then samewire policy set FILE"),
+        (
+            "tagOwners",
+            "declare the tag in the policy: samewire policy get > FILE, then samewire policy set FILE",
+        ),
     ];
     lists.iter().find(|(words, _)| message.contains(words)).map(|(_, fix)| *fix)
 }

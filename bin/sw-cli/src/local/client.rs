@@ -106,7 +106,11 @@ impl Client {
             let fix = format!("start it: samewire daemon --socket={socket}, or check the path");
             return Problem { fix, ..problem };
         }
-        if Path::new(SYSTEMD_RUNS).is_dir() { problem } else { Problem { fix: "sudo samewire up".to_owned(), ..problem } }
+        if Path::new(SYSTEMD_RUNS).is_dir() {
+            problem
+        } else {
+            Problem { fix: "sudo samewire up".to_owned(), ..problem }
+        }
     }
 
     /// Sends a request and reads the head of the answer. `path` begins with `/localapi/`.

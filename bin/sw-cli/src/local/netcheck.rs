@@ -72,8 +72,11 @@ fn show(context: &Context, report: &Value) -> Outcome {
         .as_object()
         .map(|map| map.iter().filter_map(|(id, nanos)| Some((nanos.as_u64()?, id.clone()))).collect())
         .unwrap_or_default();
-    let nearest =
-        if matches!(home.as_str(), "0" | "null") { "unknown (no response to latency probes)".to_owned() } else { name(&home) };
+    let nearest = if matches!(home.as_str(), "0" | "null") {
+        "unknown (no response to latency probes)".to_owned()
+    } else {
+        name(&home)
+    };
     say(format!("\t* Nearest DERP: {nearest}"))?;
     if !latencies.is_empty() {
         say("\t* DERP latency:")?;

@@ -6,7 +6,6 @@ use clap::Args;
 use sw_types::UnixTime;
 use sw_types::local::{PeerStatus, Status};
 
-
 use super::flags::parse_bool;
 use super::terminal::{age, delay, pad, shorten};
 use super::{Context, Failure, Outcome, Style, print_bytes, say, say_json};
@@ -41,7 +40,7 @@ pub(super) fn status(context: &Context, args: &StatusArgs) -> Outcome {
     if context.terminal.is_pretty { screen(context, args, &status) } else { lines(context, args, &status) }
 }
 
-fn now() -> UnixTime {
+pub(super) fn now() -> UnixTime {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     UnixTime::from_nanos(i128::try_from(since.as_nanos()).unwrap_or(i128::MAX))
 }

@@ -138,14 +138,20 @@ pub(super) fn up(context: &Context, args: &UpArgs) -> Outcome {
 
 pub(super) fn login(context: &Context, args: &LoginArgs) -> Outcome {
     let status = context.status()?;
-    let needs_new_profile = status.have_node_key;
-    if needs_new_profile && !matches!(status.backend_state.as_str(), "NeedsLogin") {
-        context.client.command("PUT", "/localapi/v0/profiles/", None)?;
-    }
     let current: Prefs = context.client.get("/localapi/v0/prefs")?;
-    let up = UpArgs { session: args.session.clone(), prefs: args.prefs.clone(), ..UpArgs::default() };
-    let status = context.status()?;
+    let mut up = UpArgs { session: args.session.clone(), prefs: args.prefs.clone(), ..UpArgs::default() };
+    // Whoever names no server means the one of this machine.
+    if up.session.login_server.is_none() && up.session.auth_key.is_none() && !current.control_url.is_empty() {
+        up.session.login_server = Some(current.control_url.clone());
+    }
+    // All that can be wrong with the words is found before anything is left behind.
     let mut plan = Plan::new(context, &up, &status, &current)?;
+    let needs_new_profile = status.have_node_key && status.backend_state != "NeedsLogin";
+    if needs_new_profile {
+        context.client.command("PUT", "/localapi/v0/profiles/", None)?;
+        let current: Prefs = context.client.get("/localapi/v0/prefs")?;
+        plan = Plan::new(context, &up, &context.status()?, &current)?;
+    }
     if let Some(name) = &args.nickname {
         plan.wanted.profile_name.clone_from(name);
     }
@@ -172,7 +178,7 @@ impl UpArgs {
         if self.host_routes == Some(false) {
             return Err(Problem::misuse("--host-routes can only be true.", "leave it out"));
         }
-        Ok(())
+        self.session.login_server.as_deref().map_or(Ok(()), |url| check_url(url).map(drop))
     }
 
     /// Whether nothing was asked for but to be up.
@@ -341,13 +347,14 @@ fn read_auth_key(text: &str) -> Result<String, Failure> {
     })
 }
 
-fn check_url(url: &str) -> Result<String, Failure> {
+fn check_url(url: &str) -> Result<String, Problem> {
     let trimmed = url.trim_end_matches('/');
     let host = trimmed.strip_prefix("https://").or_else(|| trimmed.strip_prefix("http://"));
     match host {
         Some(host) if !host.is_empty() && !host.contains(char::is_whitespace) => Ok(trimmed.to_owned()),
         Some(_) | None => {
-            Err(misuse(format!("{} is no server address.", quoted(url)), "write it as https://HOST"))
+            let what = format!("{} is no server address.", quoted(url));
+            Err(Problem::misuse(what, "write it as https://HOST"))
         }
     }
 }
