@@ -137,43 +137,54 @@ pub(crate) fn problem_of(error: &clap::Error, words: &[OsString], command: &Comm
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
         Some(ContextValue::Strings(texts)) => Some(texts.join(", ")),
+        // Numbers and styled texts are not what is asked for.
         Some(_) | None => None,
     };
     let path = verb_path(words, command);
     if let Some(word) = text(ContextKind::InvalidSubcommand) {
         return Some(unknown_verb(&word, &path, command));
     }
-    let argument = text(ContextKind::InvalidArg).unwrap_or_default();
-    let value = text(ContextKind::InvalidValue).unwrap_or_default();
     let suggestion = text(ContextKind::SuggestedArg).map(|name| format!("did you mean {name}? "));
-    let what = match error.kind() {
-        ErrorKind::MissingRequiredArgument => format!("`{path}` lacks {argument}."),
-        ErrorKind::UnknownArgument if argument.starts_with('-') => {
-            format!("`{path}` has no flag {}.", quoted(&argument))
-        }
-        ErrorKind::UnknownArgument => format!("`{path}` takes no argument {}.", quoted(&argument)),
-        ErrorKind::InvalidValue if value.is_empty() => format!("{argument} lacks its value."),
-        ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
-            let valid = text(ContextKind::ValidValue).map(|all| format!(": it is one of {all}"));
-            let told = std::error::Error::source(error).map(|cause| format!(": {cause}"));
-            format!("{} is no value for {argument}{}.", quoted(&value), valid.or(told).unwrap_or_default())
-        }
-        ErrorKind::ArgumentConflict => {
-            let other = text(ContextKind::PriorArg).unwrap_or_default();
-            if other.is_empty() || other == argument {
-                format!("{argument} stands more than once.")
-            } else {
-                format!("{argument} and {other} exclude each other.")
-            }
-        }
-        _ => {
-            let said = error.to_string();
-            let line = said.lines().next().unwrap_or_default().trim_start_matches("error: ");
-            format!("{}.", line.trim_end_matches('.'))
-        }
-    };
+    let what = mistake(error, &path, &text);
     let fix = format!("{}see: {path} --help", suggestion.unwrap_or_default());
     Some(Problem::misuse(what, fix))
+}
+
+/// The mistake as a sentence; `text` gives what clap noted about it.
+fn mistake(error: &clap::Error, path: &str, text: &dyn Fn(ContextKind) -> Option<String>) -> String {
+    let kind = error.kind();
+    let argument = text(ContextKind::InvalidArg).unwrap_or_default();
+    let value = text(ContextKind::InvalidValue).unwrap_or_default();
+    if kind == ErrorKind::MissingRequiredArgument {
+        return format!("`{path}` lacks {argument}.");
+    }
+    if kind == ErrorKind::UnknownArgument {
+        let what = if argument.starts_with('-') { "has no flag" } else { "takes no argument" };
+        return format!("`{path}` {what} {}.", quoted(&argument));
+    }
+    if kind == ErrorKind::InvalidValue && value.is_empty() {
+        return format!("{argument} lacks its value.");
+    }
+    if kind == ErrorKind::InvalidValue || kind == ErrorKind::ValueValidation {
+        let valid = text(ContextKind::ValidValue).map(|all| format!(": it is one of {all}"));
+        let told = std::error::Error::source(error).map(|cause| format!(": {cause}"));
+        return format!(
+            "{} is no value for {argument}{}.",
+            quoted(&value),
+            valid.or(told).unwrap_or_default()
+        );
+    }
+    if kind == ErrorKind::ArgumentConflict {
+        let other = text(ContextKind::PriorArg).unwrap_or_default();
+        return if other.is_empty() || other == argument {
+            format!("{argument} stands more than once.")
+        } else {
+            format!("{argument} and {other} exclude each other.")
+        };
+    }
+    let said = error.to_string();
+    let line = said.lines().next().unwrap_or_default().trim_start_matches("error: ");
+    format!("{}.", line.trim_end_matches('.'))
 }
 
 fn unknown_verb(word: &str, path: &str, command: &Command) -> Problem {

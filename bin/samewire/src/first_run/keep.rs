@@ -76,10 +76,12 @@ fn write_backup(file: &Path, paths: &Paths) -> Result<usize, Problem> {
     let failed = |path: &Path| {
         let path = path.display().to_string();
         move |error: io::Error| {
-            let fix = match error.kind() {
-                io::ErrorKind::PermissionDenied => "as root: sudo samewire backup FILE",
-                io::ErrorKind::AlreadyExists => "give it a name that is not there yet: samewire backup FILE",
-                _ => "choose another place: samewire backup FILE",
+            let fix = if error.kind() == io::ErrorKind::PermissionDenied {
+                "as root: sudo samewire backup FILE"
+            } else if error.kind() == io::ErrorKind::AlreadyExists {
+                "give it a name that is not there yet: samewire backup FILE"
+            } else {
+                "choose another place: samewire backup FILE"
             };
             Problem::other("the backup was not written.", format!("{path}: {error}"), fix)
         }

@@ -294,9 +294,11 @@ impl<'a> Client<'a> {
 async fn connect(state: &Path) -> Result<UnixStream, ClientError> {
     use std::os::fd::AsRawFd;
     let socket = state.join("control.sock");
-    let missing = |source: std::io::Error| match source.kind() {
-        std::io::ErrorKind::PermissionDenied => ClientError::NoPermission { path: state.to_owned() },
-        _ => ClientError::NotRunning { socket: socket.clone(), source },
+    let missing = |source: std::io::Error| {
+        if source.kind() == std::io::ErrorKind::PermissionDenied {
+            return ClientError::NoPermission { path: state.to_owned() };
+        }
+        ClientError::NotRunning { socket: socket.clone(), source }
     };
     let directory = rustix::fs::open(state, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     let directory = directory.map_err(|e| missing(e.into()))?;
