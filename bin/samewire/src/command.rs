@@ -140,8 +140,9 @@ pub(crate) fn problem_of(error: &clap::Error, words: &[OsString], command: &Comm
         // Numbers and styled texts are not what is asked for.
         Some(_) | None => None,
     };
-    let path = verb_path(words, command);
-    if let Some(word) = text(ContextKind::InvalidSubcommand) {
+    let unknown = text(ContextKind::InvalidSubcommand);
+    let path = verb_path(words, unknown.as_deref(), command);
+    if let Some(word) = unknown {
         return Some(unknown_verb(&word, &path, command));
     }
     let suggestion = text(ContextKind::SuggestedArg).map(|name| format!("did you mean {name}? "));
@@ -206,10 +207,12 @@ fn unknown_verb(word: &str, path: &str, command: &Command) -> Problem {
     Problem { fix: format!("{suggestion}All of them: {path} --help"), ..problem }
 }
 
-/// The verb that a command line is about: `samewire metrics write`.
-fn verb_path(words: &[OsString], command: &Command) -> String {
+/// The verb that a command line is about: `samewire metrics write`. Nothing behind an unknown one is looked at.
+fn verb_path(words: &[OsString], unknown: Option<&str>, command: &Command) -> String {
     let (mut path, mut at) = (NAME.to_owned(), command);
-    for word in words.iter().skip(1).filter_map(|word| word.to_str()) {
+    let known =
+        words.iter().skip(1).filter_map(|word| word.to_str()).take_while(|word| Some(*word) != unknown);
+    for word in known {
         if let Some(verb) = at.find_subcommand(word) {
             path = format!("{path} {}", verb.get_name());
             at = verb;

@@ -305,7 +305,7 @@ impl Slug {
 }
 
 /// Leaves out the numbers that Rust puts behind the system's own words: `(os error 2)`.
-fn without_numbers(text: &str) -> String {
+pub fn without_numbers(text: &str) -> String {
     let Some((before, rest)) = text.split_once(" (os error ") else { return text.to_owned() };
     let after = rest.split_once(')').map_or("", |(_, after)| after);
     format!("{before}{}", without_numbers(after))
@@ -347,7 +347,7 @@ impl Problem {
         let severity = self.known_slug().map_or(Severity::Error, Slug::severity);
         let mut text = format!("{}: {}\n", severity.word(), self.what);
         if !self.why.is_empty() {
-            let _infallible = writeln!(text, "  why: {}", self.why);
+            let _infallible = writeln!(text, "  why: {}", without_numbers(&self.why));
         }
         if let Some(wait) = self.fix.strip_prefix("wait: ") {
             let _infallible = writeln!(text, " wait: {wait}");

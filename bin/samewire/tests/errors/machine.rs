@@ -42,7 +42,8 @@ pub(crate) struct Machine {
 impl Machine {
     pub(crate) fn new(name: &str) -> Self {
         let begin = format!(
-            "for d in /run /var/lib /root /usr/local/bin; do mount -t tmpfs tmpfs $d; done
+            "for d in /run /var/lib /root /tmp /usr/local/bin; do mount -t tmpfs tmpfs $d; done
+             chmod 1777 /tmp
              ip link set lo up
              ip link add eth0 type veth peer name eth1 && ip link set eth1 up
              ip address add 192.168.8.10/24 dev eth0 && ip link set eth0 up

@@ -110,8 +110,8 @@ pub(crate) const ALONE: &[Row] = &[
     row("restore /etc/passwd", 1, &["it is no backup, or it is damaged"]),
     row("policy check", 3, &["no control server runs here."]),
     row("control nodes list", 3, &["no control server runs here.", "samewire control serve"]),
-    row("control --server=x --api-key=k nodes list", 2, &["cannot be used"]),
-    row("control --server=http://127.0.0.1:9 --api-key=k nodes list", 5, &["127.0.0.1:9 does not answer."]),
+    row("policy check --server=x --api-key=k", 2, &["cannot be used"]),
+    row("policy check --server=http://127.0.0.1:9 --api-key=k", 5, &["127.0.0.1:9 does not answer."]),
     row("wireguard lo", 1, &["the interface could not be made."]),
     row("nobody: wireguard wg9", 4, &["needs root.", "sudo"]),
     row(
@@ -253,7 +253,7 @@ pub(crate) const STRANGER: &[Row] = &[
     row(
         "--socket /run/birch.sock up --login-server=http://127.0.0.1 --timeout=8s",
         8,
-        &["the time ran out", "http://127.0.0.1"],
+        &["To authenticate, visit:", "the time ran out", "nobody signed in at http"],
     ),
     row("--socket /run/birch.sock nc alder 22", 6, &["this machine is signed out.", "open http"]),
     row("--socket /run/birch.sock logout", 0, &[]),
