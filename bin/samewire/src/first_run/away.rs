@@ -88,7 +88,8 @@ pub fn uninstall(args: &UninstallArgs, globals: &Globals) -> ExitCode {
 }
 
 fn remove_everything(args: &UninstallArgs, context: &Context, paths: &Paths) -> Result<ExitCode, Problem> {
-    if !paths.is_root && !paths.state.exists() && Path::new(DEFAULT_STATE).exists() {
+    let of_root = Path::new(DEFAULT_STATE).parent().unwrap_or(Path::new("/"));
+    if !paths.is_root && !paths.state.exists() && of_root.exists() {
         let user = sw_os::host::user_name(rustix::process::getuid().as_raw()).unwrap_or_default();
         let problem =
             Slug::NoPermission.problem(&[("user", &user), ("operator", ""), ("words", "uninstall")]);

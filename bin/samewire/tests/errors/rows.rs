@@ -95,7 +95,7 @@ pub(crate) const ALONE: &[Row] = &[
     // Verbs of the official client that are not here.
     row("serve 3000", 2, &["there is no command \"serve\".", "is not in this version"]),
     row("funnel 3000", 2, &["is not in this version"]),
-    row("cert x", 2, &["is not in this version"]),
+    row("cert x", 2, &["are not in this version"]),
     row("lock status", 2, &["is not in this version"]),
     row("drive list", 2, &["share a folder by NFS"]),
     row("update", 2, &["install the new program"]),
@@ -306,5 +306,4 @@ pub(crate) const STARTING: &[Row] = &[
         1,
         &["the kernel offers no TUN device.", "--tun=userspace-networking"],
     ),
-    row("uninstall --yes", 0, &[]),
 ];

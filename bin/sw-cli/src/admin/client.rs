@@ -98,7 +98,8 @@ impl ClientError {
             }
             Self::NoPermission { .. } => Some("the same command with sudo before it".to_owned()),
             Self::Refused { message, .. } => fix_of_refusal(message).map(str::to_owned),
-            Self::Broken(_) | Self::Argument { .. } | Self::Runtime(_) => None,
+            Self::Argument { .. } => Some("see what it takes: the same command with --help".to_owned()),
+            Self::Broken(_) | Self::Runtime(_) => None,
         }
     }
 
