@@ -74,8 +74,11 @@ fn a_machine_changes_between_its_accounts() {
     let id = first[0]["id"].as_str().expect("an id").to_owned();
     let before = scene.address("alder");
 
-    // A second account in the same network: another machine for the server.
-    let (url, key) = (scene.world.server().expect("a server").url(), scene.key.clone());
+    // Another person's account in the same network: another machine for the server.
+    let server = scene.world.server().expect("a server");
+    server.control(&["users", "create", "ben"]).expect("ben");
+    let key = server.control(&["keys", "create", "--user", "ben"]).expect("a key").trim().to_owned();
+    let url = server.url();
     says(&mut scene, "alder", &["login", "--login-server", &url, "--auth-key", &key, "--hostname", "second"]);
     let second = scene.address("alder");
     assert_ne!(before, second);
