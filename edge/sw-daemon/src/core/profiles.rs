@@ -26,9 +26,10 @@ impl Core {
             // Whoever may operate this machine may do so in the new profile too.
             prefs.operator_user = operator;
         }
+        self.remember.forget();
         self.store.remove_cache();
         // The next request finds its server by the new preferences.
-        self.control.stop();
+        self.control.forget_client();
         let now = self.now();
         let lock = lock_key(&prefs);
         self.node.on_profile(prefs, lock, now);
