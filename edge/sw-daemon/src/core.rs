@@ -36,13 +36,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::control_tasks::ControlTasks;
+use self::peer_messages::PeerPings;
 use self::remember::Remember;
 use crate::bus::Bus;
 use crate::config::DaemonConfig;
 use crate::dns_service::DnsService;
-use crate::recall::Ways;
-use self::peer_messages::PeerPings;
 use crate::peer_api::PeerApi;
+use crate::recall::Ways;
 use crate::relays::Relays;
 use crate::sockets::SocketFactory;
 use crate::store::Store;

@@ -22,8 +22,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::control_tasks::ControlTasks;
-use super::remember::Remember;
 use super::peer_messages::PeerPings;
+use super::remember::Remember;
 use super::{Core, CoreHandle, Inputs};
 use crate::bus::Bus;
 use crate::config::{DaemonConfig, Port, TunMode};
