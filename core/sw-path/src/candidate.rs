@@ -7,7 +7,7 @@ use sw_types::{Instant, is_tailnet_ip};
 
 use crate::api::Leg;
 use crate::choose::Quality;
-use crate::timing::{CLEAN_PONGS, CLEAN_PONGS_MAX, HEAL_FOR, LEARNT_IDLE, MISSED_DOUBT};
+use crate::timing::{CLEAN_PONGS, CLEAN_PONGS_MAX, HEAL_FOR, LEARNT_IDLE, MISSED_DOUBT, TRUST};
 
 /// Why a working candidate is not used for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,6 +150,11 @@ impl Candidate {
     /// Returns whether a pong proves it working at `now`.
     pub(crate) fn works(&self, trust: Duration, now: Instant) -> bool {
         self.missed < MISSED_DOUBT && self.last_pong.is_some_and(|at| at + trust > now)
+    }
+
+    /// Returns whether the peer sent from there lately.
+    pub(crate) fn is_heard(&self, now: Instant) -> bool {
+        self.heard.is_some_and(|at| at + TRUST > now)
     }
 
     /// Returns whether it worked lately, so that frequent probing is worth it.

@@ -86,6 +86,9 @@ impl EndpointBook {
     }
 
     /// Collects the set anew and returns it when it differs from the last.
+    ///
+    /// An address that is no longer measured is withdrawn at the next measurement after its time, since whoever is told
+    /// must tell all peers: an idle machine says nothing of its own accord. The order alone is no news.
     pub(crate) fn gather(&mut self, now: Instant) -> Option<Vec<Endpoint>> {
         let mut all: Vec<Endpoint> = Vec::new();
         let mut add = |addr: SocketAddr, kind: EndpointType| {
@@ -119,7 +122,8 @@ impl EndpointBook {
                 all.push(Endpoint { addr, kind: EndpointType::Local });
             }
         }
-        if all == self.told {
+        let is_told = all.len() == self.told.len() && all.iter().all(|e| self.told.contains(e));
+        if is_told {
             return None;
         }
         self.told.clone_from(&all);
@@ -143,13 +147,6 @@ impl EndpointBook {
                 }
             }
         }
-    }
-
-    /// When the cache next loses an address.
-    pub(crate) fn next_expiry(&self) -> Option<Instant> {
-        let current =
-            |a: &SocketAddr| self.stun.contains(a) || self.mapped == Some(*a) || self.fixed.contains(a);
-        self.cache.iter().filter(|(a, _)| !current(a)).map(|(_, (_, seen))| *seen + CACHED).min()
     }
 
     fn interface_addrs(&self) -> Vec<SocketAddr> {
@@ -219,6 +216,11 @@ mod tests {
             ]
         );
         assert_eq!(book.gather(at(2)), None, "the same set is told once");
+        let other: SocketAddr = "203.0.113.7:1235".parse().unwrap();
+        book.add_stun(other);
+        assert!(book.gather(at(3)).is_some());
+        book.set_stun(vec![other, "203.0.113.7:1234".parse().unwrap()], NatKind::Random, true, at(4));
+        assert_eq!(book.gather(at(4)), None, "another order is no news");
     }
 
     #[test]
@@ -228,7 +230,7 @@ mod tests {
         book.gather(at(0));
         book.set_stun(Vec::new(), NatKind::Unknown, true, at(20));
         assert_eq!(text(&book.gather(at(20)).unwrap_or_default()).len(), 0, "still the same set");
-        assert_eq!(book.next_expiry(), Some(at(310)));
+        assert_eq!(book.gather(at(309)), None);
         assert_eq!(text(&book.gather(at(311)).unwrap()), ["192.168.1.2:41641 1"]);
     }
 

@@ -16,8 +16,11 @@ use crate::netcheck::{Host, Netcheck};
 use crate::peer::{Act, Ctx, Net, Peer};
 use crate::spray::Sprays;
 
+use self::peers::Peers;
+
 mod datagram;
 mod measure;
+mod peers;
 mod perform;
 mod spraying;
 
@@ -42,7 +45,7 @@ pub struct PathEngine {
     relays: BTreeMap<RegionId, Relay>,
     net_info: Option<NetInfo>,
 
-    peers: BTreeMap<NodeKey, Peer>,
+    peers: Peers,
     /// Which nodes claim a disco key, and the key shared with it.
     disco_keys: HashMap<DiscoKey, Shared>,
     timers: Timers,
@@ -148,7 +151,7 @@ impl PathEngine {
             home: None,
             relays: BTreeMap::new(),
             net_info: None,
-            peers: BTreeMap::new(),
+            peers: Peers::default(),
             disco_keys: HashMap::new(),
             timers: Timers::default(),
             sprays: Sprays::default(),
@@ -176,15 +179,25 @@ impl PathEngine {
         if known.is_some_and(|p| p.info == info) {
             return;
         }
-        let old_disco = known.and_then(|p| p.info.disco);
+        let (is_new, old_disco) = (known.is_none(), known.and_then(|p| p.info.disco));
         if old_disco != disco {
             self.forget_disco(old_disco, &node);
             if let Some(disco) = disco {
                 self.disco_keys.entry(disco).or_default().nodes.push(node);
             }
         }
-        self.peers.entry(node).or_insert_with(|| Peer::new(Arc::clone(&info)));
-        self.with_peer(&node, now, |peer, ctx| peer.on_info(info, ctx));
+        if is_new {
+            self.peers.insert(node, Peer::new(Arc::clone(&info)));
+        }
+        match self.peers.get_mut(&node) {
+            // Most peers of a large network are never spoken with: news of them set nothing in motion.
+            Some(peer) if peer.is_untouched() => {
+                if let Some(route) = peer.note_info(info) {
+                    self.perform(&node, Act::SetRoute(route), now);
+                }
+            }
+            Some(_) | None => self.with_peer(&node, now, |peer, ctx| peer.on_info(info, ctx)),
+        }
         if self.measure.next_periodic.is_none() && self.measure.ready && self.netcheck.last().is_none() {
             self.request_netcheck(now);
         }
@@ -459,7 +472,13 @@ impl PathEngine {
                 usable || (loopback && l.ip.is_ipv6() == v6)
             })
         };
-        Net { ipv4: udp && has(false), ipv6: udp && has(true), loopback, probe_mtu: self.config.probe_mtu }
+        Net {
+            ipv4: udp && has(false),
+            ipv6: udp && has(true),
+            loopback,
+            probe_mtu: self.config.probe_mtu,
+            one_mapping: matches!(self.own_nat(), NatKind::None | NatKind::Easy),
+        }
     }
 
     /// Runs `input` on a peer and performs what it asks for.

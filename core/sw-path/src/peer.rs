@@ -62,6 +62,8 @@ pub(crate) struct Net {
     /// Only this machine: loopback addresses are candidates too.
     pub(crate) loopback: bool,
     pub(crate) probe_mtu: bool,
+    /// Our packets leave by one address whatever their destination: no NAT, or an easy one.
+    pub(crate) one_mapping: bool,
 }
 
 impl Net {
@@ -196,6 +198,22 @@ impl Peer {
             self.is_untouched = false;
             self.take_netmap_endpoints();
         }
+    }
+
+    /// Whether nothing was ever said to it or by it.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.is_untouched
+    }
+
+    /// The netmap changed what it says of a peer that nothing was ever said to: only where data would go may change.
+    pub(crate) fn note_info(&mut self, info: Arc<PeerInfo>) -> Option<Route> {
+        self.info = info;
+        let relay = self.relay_region().filter(|_| self.info.disco.is_some());
+        let route = Route { udp: None, relay };
+        (route != self.route).then(|| {
+            self.route = route;
+            route
+        })
     }
 
     /// The netmap changed what it says of this peer.

@@ -190,9 +190,13 @@ impl PathEngine {
     fn on_pong(&mut self, carrier: Carrier, sender: DiscoKey, tx: disco::TxId, now: Now) {
         self.stats.pongs_received += 1;
         let nodes = self.disco_keys.get(&sender).map(|s| s.nodes.clone()).unwrap_or_default();
+        let source = match carrier {
+            Carrier::Udp(leg) => Some(leg),
+            Carrier::Relay { .. } => None,
+        };
         for node in nodes {
             let mut found = false;
-            self.with_peer(&node, now, |peer, ctx| found = peer.on_pong(tx.0, ctx));
+            self.with_peer(&node, now, |peer, ctx| found = peer.on_pong(tx.0, source, ctx));
             if found {
                 return;
             }

@@ -160,9 +160,6 @@ impl PathEngine {
         if let Some(endpoints) = self.book.gather(now.mono) {
             self.outputs.push_back(Output::EndpointsChanged(endpoints));
         }
-        if let Some(at) = self.book.next_expiry() {
-            self.measure.gather_at = Some(at);
-        }
     }
 
     /// Sets the periodic netcheck while some session is active.

@@ -11,9 +11,9 @@ use crate::choose::better;
 use crate::timing::*;
 
 impl Peer {
-    /// A pong of this peer came; returns false when no ping of ours waits for
+    /// A pong of this peer came, by UDP from `source`; returns false when no ping of ours waits for
     /// it. It counts for the address the ping was sent to (disco.md §4 rule 4).
-    pub(crate) fn on_pong(&mut self, tx: TxId, ctx: &mut Ctx<'_>) -> bool {
+    pub(crate) fn on_pong(&mut self, tx: TxId, source: Option<Leg>, ctx: &mut Ctx<'_>) -> bool {
         let Some(at) = self.in_flight.iter().position(|ping| ping.tx == tx) else { return false };
         let ping = self.in_flight.remove(at);
         let rtt = ctx.now.saturating_since(ping.sent);
@@ -25,7 +25,12 @@ impl Peer {
                     self.judge(leg, ctx);
                 }
             }
-            To::Leg(leg) => self.on_leg_pong(leg, &ping, rtt, ctx),
+            To::Leg(leg) => {
+                self.on_leg_pong(leg, &ping, rtt, ctx);
+                if let Some(source) = source {
+                    self.follow(source, leg, ctx);
+                }
+            }
         }
         self.serve(ctx);
         true
@@ -69,11 +74,41 @@ impl Peer {
             // A keepalive's pong: the first data goes both ways all the same, so nothing need change until then.
             Choice::Doubtful { leg: other, .. } if other == leg && !self.is_active(ctx.now) => false,
             Choice::Doubtful { leg: other, .. } => other == leg || other.vni.is_some() || leg.vni.is_none(),
-            Choice::Direct { leg: other, .. } => other == leg || self.is_better(leg, other),
+            Choice::Direct { leg: other, .. } => {
+                other == leg || self.is_better(leg, other) || self.is_source(leg, other, ctx)
+            }
         };
         if adopt {
             self.adopt(leg, ctx.now + TRUST, ctx);
         }
+    }
+
+    /// Tries the port that an answer came from if it is another one than we asked: the peer's NAT gives each destination
+    /// a port of its own, and the one we use dies with a mapping that the peer itself sends nothing by.
+    fn follow(&mut self, source: Leg, asked: Leg, ctx: &mut Ctx<'_>) {
+        if !Self::is_other_port(source, asked, ctx) {
+            return;
+        }
+        let Some(candidate) = self.candidate_or_new(source, ctx.net.loopback) else { return };
+        candidate.heard = Some(ctx.now);
+        let is_new = candidate.last_pong.is_none_or(|at| at + TRUST <= ctx.now);
+        let is_waited_for = candidate.last_sent.is_some_and(|at| at + HEARTBEAT_BUSY > ctx.now);
+        if self.choice.leg() == Some(asked) && is_new && !is_waited_for {
+            self.ping(To::Leg(source), ctx);
+        }
+    }
+
+    /// Whether two paths lead to ports of one address. Behind a NAT that gives each destination a port of its own this
+    /// is no reason to change: a change would change our port, which the peer would follow in turn, without end.
+    fn is_other_port(a: Leg, b: Leg, ctx: &Ctx<'_>) -> bool {
+        let is_same_place = a.addr.ip() == b.addr.ip() && (a.socket, a.vni) == (b.socket, b.vni);
+        is_same_place && a != b && ctx.net.one_mapping
+    }
+
+    /// Whether the peer sends from the port of `leg` and not from that of `other`.
+    fn is_source(&self, leg: Leg, other: Leg, ctx: &Ctx<'_>) -> bool {
+        let is_heard = |leg| self.candidate(leg).is_some_and(|c| c.is_heard(ctx.now));
+        Self::is_other_port(leg, other, ctx) && is_heard(leg) && !is_heard(other)
     }
 
     fn is_better(&self, leg: Leg, than: Leg) -> bool {
