@@ -59,7 +59,8 @@ pub(crate) fn map_request(data: &[u8]) {
 pub(crate) fn map_response(data: &[u8]) {
     let Ok(decoded) = decode_map_response(data) else { return };
     survives(&decoded.response);
-    for node in decoded.response.peers.iter().chain(decoded.response.node.as_deref()) {
+    let peers = decoded.response.peers.iter().map(AsRef::as_ref);
+    for node in peers.chain(decoded.response.node.as_deref()) {
         let _ = (node.home_region(), node.effective_allowed_ips().len());
     }
     if let Some(map) = &decoded.response.derp_map {

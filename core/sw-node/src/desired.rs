@@ -188,14 +188,15 @@ fn holders(netmap: &Netmap, rules: &[FilterRule]) -> BTreeMap<String, Vec<IpNet>
         .collect()
 }
 
-/// Addresses, routes and name resolution. `lan` are the prefixes of the machine's other interfaces.
-pub fn machine_config(
+/// Addresses, routes and name resolution, and what the node's own resolver does. `lan` are the prefixes of the
+/// machine's other interfaces.
+pub fn machine_plan(
     netmap: &Netmap,
     prefs: &Prefs,
     facts: &DnsFacts,
     lan: &[IpNet],
     now: UnixTime,
-) -> MachineConfig {
+) -> (MachineConfig, ResolverConfig) {
     let mut config = MachineConfig {
         addresses: netmap.self_node.addresses.iter().copied().collect(),
         forwarding: forwarding(prefs),
@@ -223,8 +224,9 @@ pub fn machine_config(
     for own in &config.addresses {
         config.routes.remove(own);
     }
-    config.dns = dns_plan(netmap, prefs, facts).1;
-    config
+    let (resolver, dns) = dns_plan(netmap, prefs, facts);
+    config.dns = dns;
+    (config, resolver)
 }
 
 /// The default routes as prefixes.
@@ -450,7 +452,7 @@ mod tests {
     fn netmap(dns: DnsConfig) -> Netmap {
         let message = MapResponse {
             node: Some(Box::new(node(1, &[]))),
-            peers: vec![node(2, &["10.9.0.0/16"]), node(3, &["0.0.0.0/0", "::/0"])],
+            peers: vec![node(2, &["10.9.0.0/16"]).into(), node(3, &["0.0.0.0/0", "::/0"]).into()],
             dns_config: Some(dns),
             ..MapResponse::default()
         };
@@ -459,7 +461,7 @@ mod tests {
 
     fn routes(prefs: &Prefs) -> BTreeSet<IpNet> {
         let netmap = netmap(DnsConfig::default());
-        machine_config(&netmap, prefs, &DnsFacts::default(), &[net("192.168.8.7/24")], UnixTime::EPOCH).routes
+        machine_plan(&netmap, prefs, &DnsFacts::default(), &[net("192.168.8.7/24")], UnixTime::EPOCH).0.routes
     }
 
     #[test]

@@ -13,7 +13,6 @@
 
 pub mod control;
 pub mod desired;
-pub mod grants;
 pub mod netmap;
 pub mod node;
 pub mod resolve;

@@ -52,6 +52,8 @@ pub struct Netmap {
     filters: BTreeMap<String, Vec<FilterRule>>,
     by_key: BTreeMap<NodeKey, NodeId>,
     by_address: BTreeMap<IpAddr, NodeId>,
+    /// When the keys of peers expire, by the server's clock.
+    expiries: BTreeSet<(UnixTime, NodeId)>,
 }
 
 /// What one message changed.
@@ -243,7 +245,7 @@ impl Netmap {
         changed
     }
 
-    fn replace_peers(&mut self, peers: Vec<Node>, changes: &mut Changes) {
+    fn replace_peers(&mut self, peers: Vec<Arc<Node>>, changes: &mut Changes) {
         let kept: BTreeSet<NodeId> = peers.iter().map(|node| node.id).collect();
         let gone: Vec<NodeId> = self.peers.keys().filter(|id| !kept.contains(id)).copied().collect();
         for id in gone {
@@ -254,13 +256,13 @@ impl Netmap {
         }
     }
 
-    fn upsert(&mut self, node: Node, changes: &mut Changes) {
+    fn upsert(&mut self, node: Arc<Node>, changes: &mut Changes) {
         if node.id.is_zero() {
             return;
         }
         let id = node.id;
         let old = self.peers.get(&id);
-        if old.is_some_and(|old| **old == node) {
+        if old.is_some_and(|old| is_same(old, &node)) {
             return;
         }
         changes.addressing |= old.is_none_or(|old| !has_same_addressing(old, &node));
@@ -268,7 +270,7 @@ impl Netmap {
         changes.removed.remove(&id);
         self.unindex(id, node.key, changes);
         self.index(&node);
-        self.peers.insert(id, Arc::new(node));
+        self.peers.insert(id, node);
     }
 
     fn remove(&mut self, id: NodeId, changes: &mut Changes) {
@@ -283,8 +285,16 @@ impl Netmap {
     /// Changes one peer in place, if it is known.
     fn edit(&mut self, id: NodeId, changes: &mut Changes, edit: impl FnOnce(&mut Node)) {
         if let Some(node) = self.peers.get_mut(&id) {
-            edit(Arc::make_mut(node));
+            let node = Arc::make_mut(node);
+            let expiry = node.key_expiry;
+            edit(node);
             changes.peers.insert(id);
+            if node.key_expiry != expiry {
+                self.expiries.extend(node.key_expiry.map(|at| (at, id)));
+                if let Some(at) = expiry {
+                    self.expiries.remove(&(at, id));
+                }
+            }
         }
     }
 
@@ -340,6 +350,7 @@ impl Netmap {
 
     fn index(&mut self, node: &Node) {
         self.by_key.insert(node.key, node.id);
+        self.expiries.extend(node.key_expiry.map(|at| (at, node.id)));
         for address in &node.addresses {
             self.by_address.insert(address.addr(), node.id);
         }
@@ -352,6 +363,9 @@ impl Netmap {
             if old.key != new_key {
                 changes.retired_keys.insert(old.key);
             }
+        }
+        if let Some(at) = old.key_expiry {
+            self.expiries.remove(&(at, id));
         }
         for address in &old.addresses {
             if self.by_address.get(&address.addr()) == Some(&id) {
@@ -375,7 +389,7 @@ impl Netmap {
             self.self_node.name != old.self_node.name || self.self_node.addresses != old.self_node.addresses;
         for (id, node) in &self.peers {
             match old.peers.get(id) {
-                Some(known) if known == node => {}
+                Some(known) if is_same(known, node) => {}
                 known => {
                     changes.addressing |= known.is_none_or(|known| !has_same_addressing(known, node));
                     changes.peers.insert(*id);
@@ -448,8 +462,9 @@ impl Netmap {
 
     /// The next moment at which a peer's key expires, by our clock.
     pub fn next_expiry(&self, now: UnixTime) -> Option<UnixTime> {
-        let own_clock = |time: UnixTime| UnixTime::from_nanos(time.as_nanos() - self.clock_offset_nanos);
-        self.peers.values().filter_map(|node| node.key_expiry).map(own_clock).filter(|time| *time > now).min()
+        let server_clock = UnixTime::from_nanos(now.as_nanos() + self.clock_offset_nanos);
+        let (next, _) = self.expiries.range((server_clock, NodeId(i64::MAX))..).next()?;
+        Some(UnixTime::from_nanos(next.as_nanos() - self.clock_offset_nanos))
     }
 
     /// The JSON that the LocalAPI shows as `NetMap` (localapi-cli.md §A3).
@@ -476,7 +491,7 @@ impl Netmap {
             domain: self.domain.clone(),
             derp_map: Some(self.derp_map.clone()),
             dns_config: Some(self.dns.clone()),
-            peers: self.peers.values().map(|node| (**node).clone()).collect(),
+            peers: self.peers.values().cloned().collect(),
             packet_filters: self
                 .filters
                 .iter()
@@ -488,6 +503,11 @@ impl Netmap {
             ..MapResponse::default()
         }
     }
+}
+
+/// Equal, or even one: what the cache remembers is what the network holds.
+fn is_same(a: &Arc<Node>, b: &Arc<Node>) -> bool {
+    Arc::ptr_eq(a, b) || a == b
 }
 
 fn has_same_addressing(a: &Node, b: &Node) -> bool {
@@ -520,7 +540,7 @@ mod tests {
     fn first(peers: impl IntoIterator<Item = i64>) -> MapResponse {
         MapResponse {
             node: Some(Box::new(node(1))),
-            peers: peers.into_iter().map(node).collect(),
+            peers: peers.into_iter().map(|id| Arc::new(node(id))).collect(),
             ..MapResponse::default()
         }
     }
@@ -599,6 +619,34 @@ mod tests {
         assert!(!netmap.is_expired(&Node { key_expiry: None, ..node(2) }, now));
     }
 
+    /// The index of expiries says what a look at all peers would.
+    #[test]
+    fn the_next_expiry_is_that_of_some_peer() {
+        arbtest::arbtest(|u| {
+            let mut netmap = start([2, 3, 4]);
+            for _ in 0..u.int_in_range(0..=8)? {
+                let id = NodeId(u.int_in_range(2..=6)?);
+                let expiry = Some(UnixTime::from_secs(u.int_in_range(0..=20)?));
+                let mut message = MapResponse::default();
+                match u.int_in_range(0..=2)? {
+                    0 => {
+                        message.peers_changed = vec![Arc::new(Node { key_expiry: expiry, ..node(id.0) })];
+                    }
+                    1 => message.peers_removed = vec![id],
+                    _ => {
+                        let patch = PeerChange { node_id: id, key_expiry: expiry, ..PeerChange::default() };
+                        message.peers_changed_patch = vec![patch];
+                    }
+                }
+                netmap.apply(message, UnixTime::EPOCH);
+                let now = UnixTime::from_secs(u.int_in_range(0..=20)?);
+                let all = netmap.peers().filter_map(|node| node.key_expiry);
+                assert_eq!(netmap.next_expiry(now), all.filter(|at| *at > now).min());
+            }
+            Ok(())
+        });
+    }
+
     /// The fold of deltas is the same as a fresh full map.
     #[test]
     fn deltas_and_full_map_agree() {
@@ -609,7 +657,7 @@ mod tests {
                 let id = u.int_in_range(2..=9)?;
                 let message = if u.arbitrary()? {
                     expected.insert(id);
-                    MapResponse { peers_changed: vec![node(id)], ..MapResponse::default() }
+                    MapResponse { peers_changed: vec![Arc::new(node(id))], ..MapResponse::default() }
                 } else {
                     expected.remove(&id);
                     MapResponse { peers_removed: vec![NodeId(id)], ..MapResponse::default() }
@@ -620,6 +668,7 @@ mod tests {
             assert_eq!(ids(&netmap), ids(&fresh));
             assert_eq!(netmap.by_key, fresh.by_key);
             assert_eq!(netmap.by_address, fresh.by_address);
+            assert_eq!(netmap.expiries, fresh.expiries);
             assert!(netmap.differences_to(&fresh).is_empty());
             let again =
                 Netmap::from_first(netmap.to_message(), Some(&netmap), UnixTime::EPOCH).expect("has a node");

@@ -12,7 +12,7 @@ mod face;
 mod facts;
 mod refresh;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ use crate::control::{
     ControlEvent, ControlOutput, ControlSession, RequestFailure, RequestId, SessionKeys, is_past,
 };
 use crate::desired::{
-    DnsFacts, FilterConfig, MachineConfig, PeerConfig, dns_plan, filter_config, machine_config, peer_config,
+    DnsFacts, FilterConfig, MachineConfig, PeerConfig, filter_config, machine_plan, peer_config,
 };
 use crate::netmap::{Changes, Netmap};
 use crate::resolve::ResolverConfig;
@@ -65,7 +65,7 @@ pub struct Node {
     lan: Vec<IpNet>,
     net_info: Option<NetInfo>,
     services: Vec<Service>,
-    published: BTreeSet<NodeKey>,
+    published: HashSet<NodeKey>,
     last_machine: Option<MachineConfig>,
     last_resolver: Option<ResolverConfig>,
     last_filter: Option<FilterConfig>,
@@ -96,7 +96,7 @@ impl Node {
             lan: Vec::new(),
             net_info: None,
             services: Vec::new(),
-            published: BTreeSet::new(),
+            published: HashSet::new(),
             last_machine: None,
             last_resolver: None,
             last_filter: None,
@@ -242,33 +242,9 @@ impl Node {
         self.refresh_everything(now);
     }
 
-    /// Takes up another profile, as [`Self::new`] does at a start. The server of the old one is told nothing: it sees
-    /// the machine go, and come back. `lock` is the profile's own.
-    pub fn on_profile(&mut self, prefs: Prefs, lock: LockKey, now: Now) {
-        self.netmap = None;
-        self.folded_stream = None;
-        self.is_cached = false;
-        self.auth_url.clear();
-        self.problem = None;
-        // Peers and machine of the old profile go while its prefs still say whose they are.
-        self.refresh_everything(now);
-        self.config.lock = lock;
-        self.control.start_over(session_keys(&prefs, lock));
-        self.prefs = prefs;
-        let key = self.has_key().then(|| self.control.keys().node.public());
-        self.outputs.push_back(Output::Identity(key));
-        self.outputs.push_back(Output::Event(Event::PrefsChanged));
-        self.update_hostinfo(now);
-        if key.is_some() && self.prefs.want_running {
-            self.control.resume(now);
-        }
-        self.refresh_everything(now);
-    }
-
     /// Asks for a login by a person, with a fresh key.
     pub fn on_login_interactive(&mut self, key: NodePrivate, now: Now) {
         self.problem = None;
-        self.control.forget_auth_key();
         if self.control.is_registered() || self.auth_url.is_empty() {
             self.register_with(None, Some(key));
         } else {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sw_types::{CapVer, DiscoKey, NodeId, NodeKey, RegionId, UnixTime, UserId};
@@ -38,10 +39,10 @@ pub struct MapResponse {
     /// If not empty, the complete list, sorted by id. **Empty is "no change"**; never written then, since the
     /// official Rust client takes `[]` as "all gone" (control.md §8.3).
     #[serde(skip_serializing_if = "is_default")]
-    pub peers: Vec<Node>,
+    pub peers: Vec<Arc<Node>>,
     /// Whole nodes that are new or changed, sorted by id.
     #[serde(skip_serializing_if = "is_default")]
-    pub peers_changed: Vec<Node>,
+    pub peers_changed: Vec<Arc<Node>>,
     #[serde(skip_serializing_if = "is_default")]
     pub peers_removed: Vec<NodeId>,
     #[serde(skip_serializing_if = "is_default")]

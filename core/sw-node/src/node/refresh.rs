@@ -43,7 +43,8 @@ impl Node {
 
     pub(super) fn refresh_peers(&mut self, changes: &Changes, now: Now) {
         if !self.is_active(now) {
-            let removed: Vec<NodeKey> = std::mem::take(&mut self.published).into_iter().collect();
+            let mut removed: Vec<NodeKey> = std::mem::take(&mut self.published).into_iter().collect();
+            removed.sort();
             if !removed.is_empty() {
                 self.outputs.push_back(Output::Peers { changed: Vec::new(), removed });
             }
@@ -81,8 +82,8 @@ impl Node {
     pub(super) fn refresh_machine(&mut self, now: Now) {
         let active = self.netmap.as_ref().filter(|_| self.is_active(now));
         let facts = &self.config.dns_facts;
-        let machine = active.map(|netmap| machine_config(netmap, &self.prefs, facts, &self.lan, now.wall));
-        let resolver = active.map(|netmap| dns_plan(netmap, &self.prefs, facts).0);
+        let plan = active.map(|netmap| machine_plan(netmap, &self.prefs, facts, &self.lan, now.wall));
+        let (machine, resolver) = plan.unzip();
         if machine != self.last_machine {
             self.machine_ready &= machine.is_some();
             self.last_machine.clone_from(&machine);
