@@ -14,6 +14,8 @@ pub enum Defect {
     LosesRecord,
     /// Relays never forget a connection.
     HoardsConnections,
+    /// Relays never drop a frame.
+    HoardsFrames,
     /// A node overlooks one change of each delta.
     LosesDelta,
     /// Pongs are not understood, so no direct path is ever found.

@@ -79,6 +79,8 @@ const QUIET: Duration = Duration::from_secs(700);
 const WAKES_PER_MINUTE: u64 = 30;
 /// Half seconds in which what is on its way to a machine must arrive.
 const ON_ITS_WAY: usize = 6;
+/// Bytes before one connection of a relay: both queues of `sw-relay-core` at their limits.
+pub(crate) const RELAY_QUEUE_MAX: usize = 1100 << 10;
 /// Candidates and waiting pings of one peer.
 const CANDIDATES_MAX: usize = 200;
 const PINGS_MAX: usize = 256;

@@ -40,6 +40,7 @@ mod net;
 mod oracle;
 mod query;
 mod queue;
+mod reader;
 mod relay;
 mod run;
 mod scenario;

@@ -79,6 +79,19 @@ impl Link {
         [Some(sent + delay), twice.then(|| sent + delay + Duration::from_millis(1))]
     }
 
+    /// How long what was given to the link takes to be sent.
+    pub(crate) fn backlog(&self, now: Instant) -> Duration {
+        self.busy_until.saturating_since(now)
+    }
+
+    /// Sends `len` bytes of a stream, after what waits; returns when the last of them is sent.
+    pub(crate) fn send_stream(&mut self, now: Instant, len: usize) -> Instant {
+        let Some(bps) = self.spec.bandwidth_bps else { return now };
+        let start = self.busy_until.max(now);
+        self.busy_until = start + Duration::from_nanos(len as u64 * 8 * 1_000_000_000 / bps.max(1));
+        self.busy_until
+    }
+
     /// Delay of an ordered stream over this link: losses become waiting.
     pub(crate) fn stream_delay(&self, rng: &mut Rng) -> Duration {
         let spec = self.spec;

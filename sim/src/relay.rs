@@ -1,10 +1,10 @@
-//! Relay servers as machines see them: a STUN socket and the registry of `sw-relay-core` that says whose connection
-//! gets a frame.
+//! Relay servers as machines see them: a STUN socket, the registry of `sw-relay-core` that says whose connection gets a
+//! frame, and its queue before each connection that says which frames are dropped when the link behind is too narrow.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use sw_relay_core::{Arrival, ConnId, Registry, Route};
+use sw_relay_core::{Arrival, Chunk, ConnId, Kind, QueueLimits, Registry, Route, SendQueue};
 use sw_tailcfg::{DerpMap, DerpNode, DerpRegion};
 use sw_types::{CertCheck, Instant, NodeKey, RegionId, RelayAddr, RelayMap, RelayNode, RelayRegion};
 
@@ -25,7 +25,22 @@ pub(crate) struct Relay {
     owners: BTreeMap<ConnId, (usize, u64)>,
     /// When the last frame of a connection arrives, by machine and direction.
     pub(crate) last: BTreeMap<(usize, bool), Instant>,
+    /// What waits for a connection whose socket takes no more now.
+    outboxes: BTreeMap<(usize, u64), SendQueue>,
 }
+
+/// What became of a frame before a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Queued {
+    /// Nothing waited there, so writing begins.
+    pub(crate) begins: bool,
+    /// Packets that found no room.
+    pub(crate) dropped: u32,
+    pub(crate) waiting_bytes: usize,
+}
+
+/// Length of the sender's key, which a frame begins with.
+const KEY_LEN: usize = 32;
 
 impl Relay {
     pub(crate) fn new(region: RegionId, station: StationId) -> Self {
@@ -37,6 +52,7 @@ impl Relay {
             conns: BTreeMap::new(),
             owners: BTreeMap::new(),
             last: BTreeMap::new(),
+            outboxes: BTreeMap::new(),
         }
     }
 
@@ -52,8 +68,45 @@ impl Relay {
         if let Some(conn) = self.conns.remove(&(host, epoch)) {
             self.owners.remove(&conn);
             self.registry.on_disconnect(conn);
+            self.outboxes.remove(&(host, epoch));
             self.settle();
         }
+    }
+
+    /// Queues a frame for a connection.
+    pub(crate) fn enqueue(
+        &mut self,
+        to: (usize, u64),
+        from: NodeKey,
+        bytes: &[u8],
+        limits: QueueLimits,
+    ) -> Queued {
+        let kind = if sw_proto::disco::looks_like(bytes) { Kind::Disco } else { Kind::Data };
+        let chunk = Chunk { bytes: [from.as_bytes(), bytes].concat().into(), packets: 1 };
+        let queue = self.outboxes.entry(to).or_default();
+        let begins = queue.is_empty();
+        let dropped = queue.push(kind, chunk, limits);
+        Queued { begins, dropped: dropped.head_packets + dropped.tail_packets, waiting_bytes: queue.bytes() }
+    }
+
+    /// Takes what goes out next on a connection: sender and content of each frame.
+    pub(crate) fn take_frames(&mut self, of: (usize, u64)) -> Vec<(NodeKey, Vec<u8>)> {
+        let mut frames = Vec::new();
+        let Some(queue) = self.outboxes.get_mut(&of) else { return frames };
+        queue.pop_into(1, |chunk| {
+            if let Some((key, bytes)) = chunk.bytes.split_first_chunk::<KEY_LEN>() {
+                frames.push((NodeKey::from_bytes(*key), bytes.to_vec()));
+            }
+        });
+        if queue.is_empty() {
+            self.outboxes.remove(&of);
+        }
+        frames
+    }
+
+    /// Whether something waits for a connection.
+    pub(crate) fn waits(&self, of: (usize, u64)) -> bool {
+        self.outboxes.contains_key(&of)
     }
 
     /// Whose connection gets a frame that came on the sender's.
@@ -73,6 +126,7 @@ impl Relay {
     pub(crate) fn forget_all(&mut self) -> Vec<(usize, u64)> {
         self.registry = Registry::new();
         self.owners.clear();
+        self.outboxes.clear();
         std::mem::take(&mut self.conns).into_keys().collect()
     }
 

@@ -220,8 +220,22 @@ impl Scenario {
                 bytes: 100 + rng.below(1100) as usize,
             });
         }
+        if rng.chance(0.1) {
+            scenario.add_flood(rng);
+        }
         scenario.rest_after = scenario.last_event() + CONVERGENCE;
         scenario
+    }
+
+    /// For two seconds somebody sends far more than the receiver's link carries.
+    fn add_flood(&mut self, rng: &mut Rng) {
+        let Some(&TalkSpec { from, to, .. }) = self.talks.first() else { return };
+        if let Some(host) = self.hosts.get_mut(to) {
+            host.link.bandwidth_bps = Some(1_000_000);
+        }
+        let start = Duration::from_millis(3000 + rng.below(10_000));
+        let (end, every) = (start + Duration::from_secs(2), Duration::from_millis(1));
+        self.talks.push(TalkSpec { from, to, start, end, every, bytes: 1100 });
     }
 
     /// When the last fault is over.

@@ -15,6 +15,7 @@ use sw_tailnet::{
 use sw_types::{CapVer, Instant, MachineKey, NodeId, NodeKey, Now, UserId};
 
 use crate::defect::Defect;
+use crate::reader::read_text;
 
 /// What a machine asks.
 #[derive(Debug)]
@@ -305,7 +306,7 @@ impl Server {
     pub(crate) fn whole(&mut self, machine: MachineKey, node_key: NodeKey, now: Now) -> Option<MapResponse> {
         let request = MapRequest { version: CAP, node_key, ..MapRequest::default() };
         match self.tailnet.on_map_request(machine, &request, 0, now) {
-            Ok(MapReply::Once(message)) => decode(&message),
+            Ok(MapReply::Once(message)) => read_text(&message.to_json()),
             Ok(MapReply::Stored | MapReply::Streaming { .. }) | Err(_) => None,
         }
     }
@@ -323,17 +324,6 @@ impl Server {
 
 /// The feature level that nodes of this house announce.
 const CAP: CapVer = sw_node::control::CAP_VERSION;
-
-/// Reads a message as a machine does.
-pub(crate) fn decode(message: &MapMessage) -> Option<MapResponse> {
-    decode_text(&message.to_json())
-}
-
-/// The same of its text; a peer that cannot be read is one too many.
-pub(crate) fn decode_text(text: &[u8]) -> Option<MapResponse> {
-    let decoded = sw_tailcfg::decode_map_response(text).ok()?;
-    decoded.rejected.is_empty().then_some(decoded.response)
-}
 
 fn person(host: usize) -> String {
     format!("p{host}")

@@ -16,6 +16,7 @@ use crate::invariant::Violation;
 use crate::link::LinkSpec;
 use crate::net::{Network, SegmentId, StationId, Transit};
 use crate::queue::Queue;
+use crate::reader::Reader;
 use crate::relay::Relay;
 use crate::scenario::{Cores, Fault, Scenario, TalkSpec};
 use crate::server::{Call, Server, Word};
@@ -51,6 +52,12 @@ pub(crate) enum Event {
         epoch: u64,
         to: NodeKey,
         bytes: Vec<u8>,
+    },
+    /// A connection of a relay takes more frames.
+    RelayWrites {
+        host: usize,
+        region: RegionId,
+        epoch: u64,
     },
     /// A frame is at a machine.
     FromRelay {
@@ -168,6 +175,8 @@ pub struct Figures {
     pub events: u64,
     pub datagrams: u64,
     pub frames: u64,
+    /// Packets that a relay had no room for.
+    pub relay_dropped: u64,
     pub data_sent: u64,
     pub data_received: u64,
     pub queue_max: usize,
@@ -191,6 +200,7 @@ pub struct World {
     /// The real one.
     pub(crate) server: Option<Server>,
     pub(crate) server_armed: Option<Instant>,
+    pub(crate) reader: Reader,
     pub(crate) control_is_up: bool,
     /// Control will tell what it gathered.
     pub(crate) flush_is_due: bool,
@@ -264,6 +274,7 @@ impl World {
             control: Control::new(hosts.len()),
             server,
             server_armed: None,
+            reader: Reader::default(),
             hosts,
             by_key,
             relays,
@@ -357,6 +368,7 @@ impl World {
             Event::AtRelay { host, region, epoch, to, bytes } => {
                 self.at_relay(host, region, epoch, to, bytes);
             }
+            Event::RelayWrites { host, region, epoch } => self.relay_writes(host, region, epoch),
             Event::FromRelay { host, region, epoch, from, bytes } => {
                 self.frame_at(host, region, epoch, from, &bytes);
             }

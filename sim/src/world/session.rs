@@ -14,7 +14,8 @@ use sw_types::{LockKey, Now, Secret};
 
 use super::{Event, World};
 use crate::defect::Defect;
-use crate::server::{Call, Caller, Server, URL, Word, decode_text};
+use crate::reader::read_text;
+use crate::server::{Call, Caller, Server, URL, Word};
 
 /// The server says that it lives this often (control.md §5.1).
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
@@ -269,11 +270,14 @@ impl World {
             }
             Word::Map(id, stream, message) => {
                 self.trace.number(message.parts().iter().map(|part| part.json().len() as u64).sum());
-                let mut text = message.to_json();
-                if self.defect == Some(Defect::CutsMessages) {
+                let read = if self.defect == Some(Defect::CutsMessages) {
+                    let mut text = message.to_json();
                     text.pop();
-                }
-                match decode_text(&text) {
+                    read_text(&text)
+                } else {
+                    self.reader.read(&message)
+                };
+                match read {
                     Some(mut response) => {
                         if loses {
                             lose_one(&mut response);

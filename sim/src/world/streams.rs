@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sw_path::{PeerInfo, RelayState, Source};
+use sw_relay_core::QueueLimits;
 use sw_types::{Instant, NodeKey, RegionId};
 
 use super::{Event, World};
 use crate::control::Update;
 use crate::defect::Defect;
 use crate::host::{Conn, WAITING_MAX};
+use crate::invariant::{RELAY_QUEUE_MAX, Violation};
 
 /// Pause before a relay or control is dialled again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(900));
@@ -19,6 +21,10 @@ const MERGE_MIN: Duration = Duration::from_millis(20);
 const MERGE_PER_STREAM: Duration = Duration::from_micros(50);
 /// A relay notices a broken connection within this.
 const RELAY_FORGETS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(40));
+/// A relay's socket takes what the last link carries in this time.
+const SOCKET: Duration = Duration::from_millis(100);
+/// Headers of a frame with its share of TLS, TCP and IP.
+const FRAME_HEADERS: usize = 100;
 /// One way to the control server beyond the machine's own link.
 const CONTROL_WAY: Duration = Duration::from_millis(20);
 /// A change that could not be stored is told again after this long.
@@ -113,9 +119,46 @@ impl World {
         let Some(from) = self.hosts.get(host).map(|h| h.key) else { return };
         let Some(relay) = self.relays.iter_mut().find(|r| r.region == region && r.is_alive) else { return };
         let Some((receiver, epoch)) = relay.route(host, epoch, to) else { return };
-        let at = self.now + self.relay_delay(receiver, region);
-        let at = self.in_order(receiver, region, false, at);
-        self.queue.push(at, Event::FromRelay { host: receiver, region, epoch, from, bytes });
+        let boundless =
+            QueueLimits { data_bytes: usize::MAX, data_packets: u32::MAX, disco_packets: u32::MAX };
+        let hoards = self.defect == Some(Defect::HoardsFrames);
+        let limits = if hoards { boundless } else { QueueLimits::default() };
+        let queued = relay.enqueue((receiver, epoch), from, &bytes, limits);
+        self.figures.relay_dropped += u64::from(queued.dropped);
+        if queued.waiting_bytes > RELAY_QUEUE_MAX {
+            let (what, size) = ("bytes before a connection of a relay", queued.waiting_bytes);
+            self.violate(Violation::Swollen { what, size });
+        }
+        if queued.begins {
+            self.relay_writes(receiver, region, epoch);
+        }
+    }
+
+    /// A relay writes to a connection what its socket takes now; the rest waits in the queue of `sw-relay-core`.
+    pub(super) fn relay_writes(&mut self, host: usize, region: RegionId, epoch: u64) {
+        let Some(station) = self.hosts.get(host).map(|h| h.station) else { return };
+        loop {
+            let backlog = self.net.station(station).down.backlog(self.now);
+            let Some(relay) = self.relays.iter_mut().find(|r| r.region == region) else { return };
+            if backlog > SOCKET {
+                if relay.waits((host, epoch)) {
+                    let at = self.now + (backlog - SOCKET / 2);
+                    self.queue.push(at, Event::RelayWrites { host, region, epoch });
+                }
+                return;
+            }
+            let frames = relay.take_frames((host, epoch));
+            if frames.is_empty() {
+                return;
+            }
+            for (from, bytes) in frames {
+                let down = &mut self.net.station_mut(station).down;
+                let sent = down.send_stream(self.now, bytes.len() + FRAME_HEADERS);
+                let at = sent + self.relay_delay(host, region);
+                let at = self.in_order(host, region, false, at);
+                self.queue.push(at, Event::FromRelay { host, region, epoch, from, bytes });
+            }
+        }
     }
 
     pub(super) fn frame_at(

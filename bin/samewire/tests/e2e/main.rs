@@ -11,7 +11,6 @@ mod killed;
 mod mixed;
 mod paths;
 mod portmap;
-mod programs;
 mod recovery;
 mod routes;
 mod scene;

@@ -76,10 +76,8 @@ impl Core {
                 self.paths.on_authenticated(&peer, source, now);
             }
             Event::ServicePacket(packet) => {
-                if !self.on_own_packet(&packet) {
-                    let device = Arc::clone(&self.device);
-                    self.dns.on_packet(&packet, &device);
-                }
+                let device = Arc::clone(&self.device);
+                self.dns.on_packet(&packet, &device);
             }
         }
     }
