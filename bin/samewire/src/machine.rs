@@ -28,6 +28,10 @@ pub fn run(args: &DaemonArgs, socket: Option<PathBuf>, when_ready: impl FnOnce()
             Err(problem) => report(&problem),
         };
     }
+    // Before the server takes its port: whoever starts a second daemon hears of the first one, not of the port.
+    if let Some(Err(problem)) = config.socket.as_deref().map(sw_daemon::ensure_no_daemon) {
+        return report(&problem);
+    }
     let control = config.state_dir.as_deref().map(control_dir);
     let plan = match control.as_deref().map(NetworkPlan::read).transpose() {
         Ok(plan) => plan.flatten(),

@@ -61,17 +61,22 @@ enum Command {
 
 fn parse(arguments: Vec<std::ffi::OsString>, called_as: CalledAs) -> Result<Cli, ExitCode> {
     let definition = command::with_groups(Cli::command());
-    let parsed = definition.clone().try_get_matches_from(local::normalize(arguments));
-    match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
-        Ok(cli) => Ok(cli),
-        Err(error) => match command::unknown_verb(&error, &definition) {
-            Some(problem) if called_as == CalledAs::Samewire => {
-                local::warn(problem.render().trim_end());
-                Err(ExitCode::from(problem.exit_code()))
-            }
-            Some(_) | None => error.exit(),
-        },
+    let words = local::normalize(arguments);
+    let parsed = definition.clone().try_get_matches_from(&words);
+    let error = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => return Ok(cli),
+        Err(error) => error,
+    };
+    let Some(problem) = command::problem_of(&error, &words, &definition) else { error.exit() };
+    if called_as == CalledAs::Tailscale {
+        let unknown = error.get(clap::error::ContextKind::InvalidSubcommand);
+        let text = unknown.map(|word| format!("tailscale: unknown subcommand: {word}"));
+        local::warn(text.unwrap_or_else(|| problem.what.replace("samewire", "tailscale")));
+        return Err(ExitCode::FAILURE);
     }
+    let is_json = words.iter().any(|word| word == "--json");
+    let context = local::Context::new(&local::Globals::default(), false);
+    Err(local::finish(Err(problem.into()), &context, is_json))
 }
 
 fn main() -> ExitCode {
@@ -137,10 +142,25 @@ mod tests {
     #[test]
     fn a_wrong_verb_is_answered_with_the_nearest() {
         let definition = command::with_groups(Cli::command());
-        let error =
-            definition.clone().try_get_matches_from(["samewire", "stauts"]).expect_err("no such verb");
-        let problem = command::unknown_verb(&error, &definition).expect("a problem");
-        assert_eq!(problem.what, "there is no command \"stauts\".");
-        assert!(problem.fix.starts_with("did you mean status?"), "{}", problem.fix);
+        for (words, what, fix) in [
+            (&["stauts"][..], "there is no command \"stauts\".", "did you mean status?"),
+            (&["metrics", "wriet"], "there is no command \"wriet\".", "did you mean write?"),
+            (&["ping"], "`samewire ping` lacks <MACHINE>.", "see: samewire ping --help"),
+            (
+                &["up", "--hostnam", "x"],
+                "`samewire up` has no flag \"--hostnam\".",
+                "did you mean --hostname?",
+            ),
+            (&["ping", "a", "b"], "`samewire ping` takes no argument \"b\".", "see: samewire ping"),
+            (&["serve", "3000"], "there is no command \"serve\".", "machines that the policy lets in"),
+        ] {
+            let words: Vec<_> = std::iter::once("samewire").chain(words.iter().copied()).collect();
+            let error = definition.clone().try_get_matches_from(&words).expect_err("a mistake");
+            let words: Vec<_> = words.into_iter().map(Into::into).collect();
+            let problem = command::problem_of(&error, &words, &definition).expect("a problem");
+            assert_eq!(problem.what, what);
+            assert!(problem.fix.starts_with(fix), "{}", problem.fix);
+            assert_eq!(problem.exit_code(), 2);
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 mod client;
 mod debug;
+mod dns;
+mod exit_node;
 mod explain;
 mod flags;
 mod help;
@@ -29,7 +31,7 @@ use sw_types::problem::{Severity, Slug, quoted};
 pub use self::client::{Client, Response};
 pub use self::flags::normalize;
 pub use self::terminal::{ColorChoice, Style, Terminal, age, delay, nearest, parse_duration};
-pub use self::up::{FirstFlags, UpArgs};
+pub use self::up::{FirstFlags, Progress, UpArgs};
 
 /// Options of every verb.
 #[derive(Args, Clone, Debug, Default)]
@@ -91,6 +93,10 @@ pub enum Verb {
     Explain(explain::ExplainArgs),
     /// Examine this machine's setup
     Check(explain::CheckArgs),
+    /// List the machines that carry Internet traffic for others
+    ExitNode(exit_node::ExitNodeArgs),
+    /// Show how names are resolved, or ask for one
+    Dns(dns::DnsArgs),
     /// Connect to a port of a machine, with standard input and output
     Nc(simple::NcArgs),
     /// Wait until the machine is connected
@@ -114,6 +120,8 @@ pub enum Verb {
 pub enum Failure {
     /// Shown to the user; the exit code is that of its slug.
     Problem(Box<Problem>),
+    /// As [`Self::Problem`], with an exit code of its own.
+    Coded(Box<Problem>, u8),
     /// Everything was said.
     Exit(u8),
 }
@@ -173,21 +181,23 @@ pub fn run(verb: Verb, globals: &Globals, is_official: bool, command: clap::Comm
 
 /// Reports a failure in the form that was asked for, and returns the exit code.
 pub fn finish(outcome: Outcome, context: &Context, wants_json: bool) -> ExitCode {
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Exit(code)) => ExitCode::from(code),
+    let (problem, code) = match outcome {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Exit(code)) => return ExitCode::from(code),
         Err(Failure::Problem(problem)) => {
             let code = problem.exit_code();
-            if wants_json && !context.is_official {
-                let json = serde_json::json!({ "error": &*problem });
-                warn(json);
-            } else {
-                warn(render(&problem, &context.terminal).trim_end());
-            }
-            // Called as tailscale: 0 and 1 only.
-            ExitCode::from(if context.is_official { code.min(1) } else { code })
+            (problem, code)
         }
+        Err(Failure::Coded(problem, code)) => (problem, code),
+    };
+    if wants_json && !context.is_official {
+        let json = serde_json::json!({ "error": &*problem });
+        warn(json);
+    } else {
+        warn(render(&problem, &context.terminal).trim_end());
     }
+    // Called as tailscale: 0 and 1 only.
+    ExitCode::from(if context.is_official { code.min(1) } else { code })
 }
 
 fn render(problem: &Problem, terminal: &Terminal) -> String {
@@ -222,6 +232,8 @@ fn dispatch(verb: Verb, context: &Context, command: clap::Command) -> Outcome {
         Verb::Netcheck(args) => netcheck::netcheck(context, &args),
         Verb::Explain(args) => explain::explain(context, &args),
         Verb::Check(args) => explain::check(context, &args),
+        Verb::ExitNode(args) => exit_node::exit_node(context, &args),
+        Verb::Dns(args) => dns::dns(context, &args),
         Verb::Nc(args) => simple::nc(context, &args),
         Verb::Wait(args) => simple::wait(context, &args),
         Verb::Version(args) => simple::version(context, &args),
@@ -246,12 +258,14 @@ impl Verb {
             Self::Netcheck(args) => args.format.starts_with("json"),
             Self::Explain(args) => args.json,
             Self::Check(args) => args.json,
+            Self::Dns(args) => args.wants_json(),
             Self::Version(args) => args.json,
             Self::Down(_)
             | Self::Set(_)
             | Self::Login(_)
             | Self::Logout(_)
             | Self::Ip(_)
+            | Self::ExitNode(_)
             | Self::Nc(_)
             | Self::Wait(_)
             | Self::Metrics(_)
@@ -310,10 +324,50 @@ pub fn say_json(value: &impl serde::Serialize) -> Outcome {
 
 /// A command line that was wrong: nothing was tried.
 pub fn misuse(what: impl Into<String>, fix: impl Into<String>) -> Failure {
-    let problem =
-        Problem { slug: "misuse".to_owned(), what: what.into(), why: String::new(), fix: fix.into() };
-    warn(problem.render().trim_end());
-    Failure::Exit(2)
+    Problem::misuse(what, fix).into()
+}
+
+/// The user's own limit ran out (ux.md §1.3).
+pub(crate) fn timed_out(why: impl Into<String>, fix: &str) -> Failure {
+    let problem = Problem::other("the time ran out before the machine was up.", why, fix);
+    Failure::Coded(Box::new(problem), 8)
+}
+
+/// What keeps this machine from its network; `None` when nothing does.
+pub fn not_connected(status: &Status) -> Option<Problem> {
+    let name = || status.self_node.as_ref().map(|node| node.host_name.clone()).unwrap_or_default();
+    let told = status.health.first().cloned().unwrap_or_default();
+    Some(match status.backend_state.as_str() {
+        "Running" => return None,
+        "Stopped" => {
+            Problem::other("this machine is disconnected.", "it was disconnected by hand", "samewire up")
+        }
+        "NeedsLogin" if !status.auth_url.is_empty() => Problem {
+            fix: format!("open {}", status.auth_url),
+            ..Slug::LoginNeeded.problem(&[("reason", "the server waits for a person to sign in")])
+        },
+        // Whoever has been in a network, or has tried to get into one, knows it by now.
+        "NeedsLogin" if status.have_node_key || !told.is_empty() => {
+            Slug::LoginNeeded.problem(&[("reason", told.trim_end_matches('.'))])
+        }
+        "NeedsLogin" => Slug::NotSetUp.problem(&[("dir", "")]),
+        "NeedsMachineAuth" => {
+            Slug::WaitingApproval.problem(&[("name", &name()), ("url", "the server's page Machines")])
+        }
+        "Starting" if told.is_empty() => Problem::other(
+            "this machine is not connected yet.",
+            "the server has not answered so far",
+            "wait: it goes on trying by itself; samewire status says how it stands",
+        ),
+        "Starting" => Problem::other(
+            "this machine is not connected yet.",
+            told.trim_end_matches('.'),
+            "check from here: samewire netcheck",
+        ),
+        other => {
+            Problem::other("this machine is not connected.", format!("its state is {other}"), "samewire up")
+        }
+    })
 }
 
 /// The machine that a user's words name: an address, a full or a short name.

@@ -18,6 +18,8 @@ pub const CAP_VERSION: CapVer = CapVer(123);
 const MAP_SILENCE_MAX: Duration = Duration::from_secs(120);
 /// Longest pause between two tries.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// Shortest pause after the server said no.
+const REFUSED_PAUSE: Duration = Duration::from_secs(5);
 /// Longest pause that a server may ask for.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
@@ -184,6 +186,24 @@ impl ControlSession {
         self.keys = keys;
     }
 
+    /// Forgets the key that let this node in: from here on a person is asked.
+    pub fn forget_auth_key(&mut self) {
+        self.auth_key = None;
+    }
+
+    /// Takes up another identity; nothing of the old one is told to the server. Numbers of requests go on, so that a
+    /// late answer to the old identity is nobody's.
+    pub fn start_over(&mut self, keys: SessionKeys) {
+        self.pause();
+        self.registration = Registration::Idle;
+        self.keys = keys;
+        self.auth_key = None;
+        self.register_failures = 0;
+        self.stream_failures = 0;
+        self.update_failures = 0;
+        self.events.clear();
+    }
+
     /// Tells the server that the key is given up. The session is closed by it.
     pub fn log_out(&mut self) {
         self.close_stream();
@@ -312,6 +332,10 @@ impl ControlSession {
         if !response.error.is_empty() {
             self.events.push_back(ControlEvent::Refused(response.error));
             self.retry_registration(&RequestFailure::Transport, followup, now);
+            // The same words again get the same answer, and servers count them.
+            if let Registration::Waiting { at, .. } = &mut self.registration {
+                *at = (*at).max(now.mono + REFUSED_PAUSE);
+            }
         } else if response.node_key_expired || !response.node_key_signature.is_empty() {
             self.registration = Registration::Idle;
             self.events.push_back(ControlEvent::KeyExpired);

@@ -13,6 +13,7 @@
 
 pub mod control;
 pub mod desired;
+pub mod grants;
 pub mod netmap;
 pub mod node;
 pub mod resolve;

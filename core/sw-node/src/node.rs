@@ -242,9 +242,33 @@ impl Node {
         self.refresh_everything(now);
     }
 
+    /// Takes up another profile, as [`Self::new`] does at a start. The server of the old one is told nothing: it sees
+    /// the machine go, and come back. `lock` is the profile's own.
+    pub fn on_profile(&mut self, prefs: Prefs, lock: LockKey, now: Now) {
+        self.netmap = None;
+        self.folded_stream = None;
+        self.is_cached = false;
+        self.auth_url.clear();
+        self.problem = None;
+        // Peers and machine of the old profile go while its prefs still say whose they are.
+        self.refresh_everything(now);
+        self.config.lock = lock;
+        self.control.start_over(session_keys(&prefs, lock));
+        self.prefs = prefs;
+        let key = self.has_key().then(|| self.control.keys().node.public());
+        self.outputs.push_back(Output::Identity(key));
+        self.outputs.push_back(Output::Event(Event::PrefsChanged));
+        self.update_hostinfo(now);
+        if key.is_some() && self.prefs.want_running {
+            self.control.resume(now);
+        }
+        self.refresh_everything(now);
+    }
+
     /// Asks for a login by a person, with a fresh key.
     pub fn on_login_interactive(&mut self, key: NodePrivate, now: Now) {
         self.problem = None;
+        self.control.forget_auth_key();
         if self.control.is_registered() || self.auth_url.is_empty() {
             self.register_with(None, Some(key));
         } else {

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
@@ -15,6 +16,7 @@ use sw_types::{NodeId, UserId};
 use crate::record::{Role, User};
 use crate::relays::RelayChange;
 use crate::rules::{Class, Compiled, Engine, NodeFacts, PolicyError, Rules, SshCheck, World};
+use crate::tailnet::Tailnet;
 
 /// Policies as Tailscale writes them, compiled by `sw-policy`.
 #[derive(Debug, Clone)]
@@ -259,6 +261,16 @@ impl Compiled for PolicyCompiled {
         })
     }
 
+    fn explain(&self, src: NodeId, dst: IpAddr, port: Option<u16>) -> serde_json::Value {
+        let name = self.world.nodes.get(&src).map(|node| node.name.clone()).unwrap_or_default();
+        let question = engine::explain::Question { src: &name, dst: &dst.to_string(), port, protocol: None };
+        match engine::explain::explain(&self.compiled, &self.world, &question) {
+            Ok(answer) => serde_json::to_value(answer).unwrap_or_default(),
+            // An address that no rule of the policy can name.
+            Err(_) => serde_json::json!({ "verdict": "denied", "parts": [] }),
+        }
+    }
+
     fn attributes(&self, node: NodeId) -> CapMap {
         let mut attributes = caps(self.compiled.attributes(node));
         if attributes.contains_key("funnel") {
@@ -268,6 +280,20 @@ impl Compiled for PolicyCompiled {
                 .or_default();
         }
         attributes
+    }
+}
+
+impl Tailnet {
+    /// Why `src` may reach a port of `dst` or not. Of machines that it does not see it learns nothing.
+    pub fn explain(&self, src: NodeId, dst: IpAddr, port: Option<u16>) -> serde_json::Value {
+        let owner = self.state.nodes().find(|node| node.addresses().contains(&dst)).map(|node| node.id);
+        let class = |id| self.compiled.class(id);
+        match owner {
+            Some(id) if id != src && !self.compiled.sees(class(src), class(id)) => {
+                serde_json::json!({ "verdict": "denied", "parts": [] })
+            }
+            Some(_) | None => self.compiled.explain(src, dst, port),
+        }
     }
 }
 

@@ -160,6 +160,11 @@ pub trait Compiled: Debug + Send + Sync + Any {
     fn ssh_check(&self, _src: NodeId, _dst: NodeId, _login: &str) -> Option<SshCheck> {
         None
     }
+
+    /// Why a machine may reach a port of an address (any port: `None`), or why not, as JSON: `verdict` and `parts`.
+    fn explain(&self, _src: NodeId, _dst: IpAddr, _port: Option<u16>) -> serde_json::Value {
+        serde_json::json!({ "verdict": "allowed", "parts": [] })
+    }
 }
 
 /// The policy of a network that has none: everybody reaches everybody (policy.md §3.2).
@@ -271,6 +276,10 @@ impl Rules for RefuseAll {
 }
 
 impl Compiled for RefuseAll {
+    fn explain(&self, _src: NodeId, _dst: IpAddr, _port: Option<u16>) -> serde_json::Value {
+        serde_json::json!({ "verdict": "denied", "parts": [] })
+    }
+
     fn class(&self, _node: NodeId) -> Class {
         Class(0)
     }

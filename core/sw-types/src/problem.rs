@@ -29,6 +29,9 @@ impl Severity {
     }
 }
 
+/// The slug of a command line that was wrong.
+const MISUSE: &str = "misuse";
+
 /// One row of the table.
 struct Row {
     name: &'static str,
@@ -295,10 +298,17 @@ impl Slug {
         Problem {
             slug: row.name.to_owned(),
             what: fill(row.what, values),
-            why: if has_reason { fill(row.why, values) } else { String::new() },
+            why: if has_reason { without_numbers(&fill(row.why, values)) } else { String::new() },
             fix: fill(row.fix, values),
         }
     }
+}
+
+/// Leaves out the numbers that Rust puts behind the system's own words: `(os error 2)`.
+pub fn without_numbers(text: &str) -> String {
+    let Some((before, rest)) = text.split_once(" (os error ") else { return text.to_owned() };
+    let after = rest.split_once(')').map_or("", |(_, after)| after);
+    format!("{before}{}", without_numbers(after))
 }
 
 fn fill(template: &str, values: &[(&str, &str)]) -> String {
@@ -312,7 +322,13 @@ fn fill(template: &str, values: &[(&str, &str)]) -> String {
 impl Problem {
     /// A problem without a page of its own: slug `other`.
     pub fn other(what: impl Into<String>, why: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { slug: "other".to_owned(), what: what.into(), why: why.into(), fix: fix.into() }
+        let (what, why) = (without_numbers(&what.into()), without_numbers(&why.into()));
+        Self { slug: "other".to_owned(), what, why, fix: fix.into() }
+    }
+
+    /// A command line that was wrong: nothing was tried.
+    pub fn misuse(what: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { slug: MISUSE.to_owned(), ..Self::other(what, "", fix) }
     }
 
     /// The slug, if it is one of the table.
@@ -322,7 +338,8 @@ impl Problem {
 
     /// The exit code of a command that ends with this problem.
     pub fn exit_code(&self) -> u8 {
-        self.known_slug().map_or(1, Slug::exit_code)
+        let unlisted = if self.slug == MISUSE { 2 } else { 1 };
+        self.known_slug().map_or(unlisted, Slug::exit_code)
     }
 
     /// The three lines that are printed.
@@ -330,7 +347,7 @@ impl Problem {
         let severity = self.known_slug().map_or(Severity::Error, Slug::severity);
         let mut text = format!("{}: {}\n", severity.word(), self.what);
         if !self.why.is_empty() {
-            let _infallible = writeln!(text, "  why: {}", self.why);
+            let _infallible = writeln!(text, "  why: {}", without_numbers(&self.why));
         }
         if let Some(wait) = self.fix.strip_prefix("wait: ") {
             let _infallible = writeln!(text, " wait: {wait}");
@@ -376,6 +393,13 @@ mod tests {
     #[test]
     fn a_reason_that_is_not_known_is_left_out() {
         assert_eq!(Slug::LoginNeeded.problem(&[("reason", "")]).why, "");
+    }
+
+    #[test]
+    fn the_numbers_of_the_system_are_left_out() {
+        let problem = Problem::other("x.", "a: No such file or directory (os error 2); b (os error 13)", "");
+        assert_eq!(problem.why, "a: No such file or directory; b");
+        assert_eq!(Problem::misuse("x.", "y").exit_code(), 2);
     }
 
     #[test]

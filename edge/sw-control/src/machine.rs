@@ -1,5 +1,7 @@
 //! The short requests of machines, inside Noise (control.md §2.2).
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
@@ -84,6 +86,16 @@ async fn own(
         shared.control.execute("the machine itself", sw_tailnet::Command::DeleteNode(node)).await?;
         return Ok(send(respond, StatusCode::OK, "application/json", Bytes::from_static(b"{}"))?);
     }
+    if path == "explain" {
+        let question: Explain = serde_json::from_slice(&body)
+            .map_err(|error| Refused::Status(StatusCode::BAD_REQUEST, error.to_string()))?;
+        let ask = move |tailnet: &sw_tailnet::Tailnet| tailnet.explain(node, question.dst, question.port);
+        let mut answer = shared.control.read(ask).await?;
+        if admin.is_none() {
+            hide_rules(&mut answer);
+        }
+        return Ok(send_json(respond, &answer)?);
+    }
     if !matches!(path.split('/').next(), Some("invites" | "admin-link")) {
         return Err(Refused::Status(StatusCode::NOT_FOUND, "not found".to_owned()));
     }
@@ -96,6 +108,23 @@ async fn own(
     let bytes =
         answer.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     Ok(send(respond, status, "application/json", bytes)?)
+}
+
+/// Body of `explain`: may this machine reach that address?
+#[derive(serde::Deserialize)]
+struct Explain {
+    dst: IpAddr,
+    port: Option<u16>,
+}
+
+/// The words of a rule name others; whoever does not administer the network is told its line alone.
+fn hide_rules(answer: &mut serde_json::Value) {
+    for part in answer["parts"].as_array_mut().into_iter().flatten() {
+        if let Some(rule) = part["rule"].as_object_mut() {
+            rule.remove("text");
+            rule.remove("to");
+        }
+    }
 }
 
 async fn register(

@@ -12,6 +12,8 @@ use crate::errors;
 
 const USERSPACE: &str = "userspace-networking";
 const DEFAULT_TUN: &str = "samewire0";
+/// In the state directory: the interface's name for starts without `--tun`.
+pub const TUN_FILE: &str = "tun";
 /// Where root's node keeps its state.
 pub const DEFAULT_STATE: &str = "/var/lib/samewire/node";
 
@@ -53,18 +55,19 @@ impl DaemonArgs {
     /// What the flags mean. `given_socket` is where local programs reach the daemon.
     pub fn config(&self, given_socket: Option<PathBuf>) -> DaemonConfig {
         let is_root = rustix::process::geteuid().is_root();
-        let tun = match self.tun.as_deref() {
-            Some(USERSPACE) => TunMode::Userspace,
-            Some(name) => TunMode::Interface(name.to_owned()),
-            None if is_root => TunMode::Interface(DEFAULT_TUN.to_owned()),
-            None => TunMode::Userspace,
-        };
         let is_memory = self.state.as_deref() == Some("mem:");
         let from_state_file =
             self.state.as_deref().and_then(|file| std::path::Path::new(file).parent()).map(ToOwned::to_owned);
         let state_dir = self.statedir.clone().or(from_state_file).or_else(|| {
             Some(user_path(is_root, DEFAULT_STATE, "XDG_STATE_HOME", ".local/state", "samewire/node"))
         });
+        let kept = state_dir.as_ref().and_then(|dir| std::fs::read_to_string(dir.join(TUN_FILE)).ok());
+        let tun = match self.tun.as_deref().or(kept.as_deref().map(str::trim)) {
+            Some(USERSPACE) => TunMode::Userspace,
+            Some(name) => TunMode::Interface(name.to_owned()),
+            None if is_root => TunMode::Interface(DEFAULT_TUN.to_owned()),
+            None => TunMode::Userspace,
+        };
         let is_default_socket = given_socket.is_none();
         let socket = given_socket.unwrap_or_else(|| {
             user_path(is_root, SOCKET_PATH, "XDG_RUNTIME_DIR", ".cache", "samewire/samewire.sock")

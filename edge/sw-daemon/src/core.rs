@@ -4,9 +4,12 @@
 
 mod control_tasks;
 mod device;
+mod explain;
 pub(crate) mod joining;
 mod outputs;
+mod peer_messages;
 mod port_mapping;
+mod profiles;
 mod queries;
 mod quiet;
 mod remember;
@@ -33,10 +36,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::control_tasks::ControlTasks;
+use self::peer_messages::PeerPings;
 use self::remember::Remember;
 use crate::bus::Bus;
 use crate::config::DaemonConfig;
 use crate::dns_service::DnsService;
+use crate::peer_api::PeerApi;
 use crate::recall::Ways;
 use crate::relays::Relays;
 use crate::sockets::SocketFactory;
@@ -126,7 +131,7 @@ pub(crate) struct Core {
     control: ControlTasks,
     reconciler: Option<Reconciler>,
     resolver: Arc<ArcSwap<Resolver>>,
-    dns: Arc<DnsService>,
+    pub(crate) dns: Arc<DnsService>,
     sockets: SocketFactory,
     port_mapper: PortMapper,
     /// The port that should be reachable from outside, as the path engine wishes.
@@ -136,6 +141,8 @@ pub(crate) struct Core {
     /// The disco key's bytes: a new path engine is made when the node key changes.
     disco: zeroize::Zeroizing<[u8; 32]>,
     pings: BTreeMap<PingId, oneshot::Sender<PingOutcome>>,
+    pub(crate) peer_pings: PeerPings,
+    pub(crate) peer_api: PeerApi,
     reports: mpsc::Sender<Report>,
     relay_map: RelayMap,
     interfaces: Interfaces,
@@ -271,6 +278,7 @@ impl Core {
     fn on_applied(&mut self, applied: sw_os::Applied) {
         self.applied = applied;
         let now = self.now();
+        self.refresh_peer_api();
         self.node.on_machine_ready(now);
     }
 
@@ -305,7 +313,7 @@ impl Core {
         self.node.on_network(lan, self.dns_facts(), now);
     }
 
-    fn dns_facts(&self) -> sw_node::desired::DnsFacts {
+    pub(crate) fn dns_facts(&self) -> sw_node::desired::DnsFacts {
         let Some(reconciler) = &self.reconciler else { return sw_node::desired::DnsFacts::default() };
         let base = sw_os::dns::Dns::detect(self.device.tun_name().unwrap_or_default()).base();
         sw_node::desired::DnsFacts {

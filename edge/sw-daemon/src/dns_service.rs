@@ -64,6 +64,38 @@ impl DnsService {
         }
     }
 
+    /// Answers a question of a peer, as for programs on this machine.
+    pub(crate) async fn resolve(&self, query: &[u8]) -> Option<Vec<u8>> {
+        let answer = self.resolver.load().answer(query, unix_seconds());
+        match answer {
+            Answer::Reply(answer) => Some(answer),
+            Answer::Silence => None,
+            Answer::Forward(upstreams) => {
+                let _permit = Arc::clone(&self.forwards).try_acquire_owned().ok()?;
+                ask(query, upstreams, &self.sockets).await.or_else(|| Resolver::failure(query))
+            }
+        }
+    }
+
+    /// Who would be asked; nobody for what is answered here.
+    pub(crate) fn upstreams(&self, query: &[u8]) -> Vec<String> {
+        let Answer::Forward(upstreams) = self.resolver.load().answer(query, unix_seconds()) else {
+            return Vec::new();
+        };
+        let text = |upstream| match upstream {
+            Upstream::Plain(address) => address.to_string(),
+            Upstream::Http(url) => url,
+        };
+        upstreams.into_iter().map(text).collect()
+    }
+
+    /// Asks one resolver.
+    pub(crate) async fn ask_one(&self, query: &[u8], server: IpAddr) -> Option<Vec<u8>> {
+        let upstream = vec![Upstream::Plain(SocketAddr::new(server, DNS_PORT))];
+        let _permit = Arc::clone(&self.forwards).try_acquire_owned().ok()?;
+        ask(query, upstream, &self.sockets).await.or_else(|| Resolver::failure(query))
+    }
+
     fn on_query(&self, query: Vec<u8>, reply: ReplyTo, device: &Arc<Device>) {
         match self.resolver.load().answer(&query, unix_seconds()) {
             Answer::Reply(answer) => reply.send(&Resolver::fit_udp(&query, answer), device),
@@ -181,7 +213,8 @@ fn echo_reply(view: &IpView<'_>) -> Option<Vec<u8>> {
     ip_packet(view.dst(), view.src(), view.proto(), &message)
 }
 
-fn ip_packet(from: IpAddr, to: IpAddr, proto: IpProto, payload: &[u8]) -> Option<Vec<u8>> {
+/// A whole packet with checksums; `None` for addresses of different families.
+pub(crate) fn ip_packet(from: IpAddr, to: IpAddr, proto: IpProto, payload: &[u8]) -> Option<Vec<u8>> {
     let mut packet = Vec::with_capacity(40 + payload.len());
     match (from, to) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => write_v4(&mut packet, src, dst, proto, payload),

@@ -16,10 +16,12 @@ mod bus;
 mod config;
 mod control;
 mod core;
+mod dialer;
 mod dns_service;
 mod errors;
 mod local_api;
 mod metrics;
+mod peer_api;
 mod ping;
 mod recall;
 mod relays;
@@ -33,9 +35,9 @@ use sw_types::local::{BackendState, StartOptions};
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
-pub use args::{DEFAULT_STATE, DaemonArgs, cleanup, start_log, stop_signal, user_path};
+pub use args::{DEFAULT_STATE, DaemonArgs, TUN_FILE, cleanup, start_log, stop_signal, user_path};
 pub use config::{AnswerStun, DaemonConfig, Port, StunAnswer, TunMode};
-pub use local_api::ResponseBody;
+pub use local_api::{ResponseBody, ensure_free as ensure_no_daemon};
 pub use sw_netstack::{BoxedStream, DialError, NetstackError, Target, TcpListener, TcpStream, UdpSocket};
 pub use sw_types::local::Problem;
 pub use userspace::Network;
@@ -65,6 +67,10 @@ impl Daemon {
     pub async fn start(config: DaemonConfig) -> Result<Self, Problem> {
         let stop = CancellationToken::new();
         let socket = config.socket.clone();
+        // Before anything is made: a second daemon must not touch what the first one holds.
+        if let Some(path) = &socket {
+            local_api::ensure_free(path)?;
+        }
         let alias = config.official_alias.clone();
         let (core, core_task, network) =
             core::start(config, stop.clone()).await.inspect_err(|_| stop.cancel())?;

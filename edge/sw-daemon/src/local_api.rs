@@ -1,6 +1,8 @@
 //! The LocalAPI: HTTP/1.1 over a Unix socket, with the official paths and shapes (localapi-cli.md part A).
 
 mod capture;
+mod dial;
+mod explain;
 mod handlers;
 mod watch;
 
@@ -77,6 +79,30 @@ pub(crate) fn serve(
     }))
 }
 
+/// Refuses a path at which a daemon answers, or something is that no daemon left there.
+///
+/// # Errors
+/// What is there.
+pub fn ensure_free(path: &Path) -> Result<(), Problem> {
+    use std::os::unix::fs::FileTypeExt as _;
+    let Ok(file) = path.symlink_metadata() else { return Ok(()) };
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(Problem::other(
+            "samewire already runs on this machine.",
+            format!("a daemon answers at {}", path.display()),
+            "use it: samewire status. A second one needs another --socket and another --statedir",
+        ));
+    }
+    if file.file_type().is_socket() || file.file_type().is_symlink() {
+        return Ok(());
+    }
+    Err(Problem::other(
+        "the socket for local programs could not be opened.",
+        format!("{} is there already, and it is no socket", path.display()),
+        "choose another place: samewire daemon --socket=PATH",
+    ))
+}
+
 fn bind(path: &Path) -> Result<UnixListener, Problem> {
     let refuse = |error: std::io::Error| {
         Problem::other(
@@ -88,17 +114,10 @@ fn bind(path: &Path) -> Result<UnixListener, Problem> {
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory).map_err(refuse)?;
     }
-    if path.symlink_metadata().is_ok() {
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(Problem::other(
-                "samewire already runs on this machine.",
-                format!("a daemon answers at {}", path.display()),
-                "to restart it: sudo systemctl restart samewire",
-            ));
-        }
-        if sw_os::files::is_owned_by_us(path) {
-            std::fs::remove_file(path).map_err(refuse)?;
-        }
+    ensure_free(path)?;
+    // One that a daemon left which is gone.
+    if path.symlink_metadata().is_ok() && sw_os::files::is_owned_by_us(path) {
+        std::fs::remove_file(path).map_err(refuse)?;
     }
     let listener = UnixListener::bind(path).map_err(refuse)?;
     // Everybody may connect: what a caller may do is decided by its uid.
@@ -120,19 +139,23 @@ async fn serve_connection(stream: UnixStream, core: CoreHandle) {
     let Ok(credentials) = stream.peer_cred() else { return };
     let uid = credentials.uid();
     let caller = Caller { uid, is_root: uid == 0 };
-    let service = service_fn(move |request: Request<Incoming>| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let core = core.clone();
         async move {
+            let upgrade = request.extensions_mut().remove::<hyper::upgrade::OnUpgrade>();
             let (parts, body) = request.into_parts();
             let response = match Limited::new(body, BODY_MAX).collect().await {
-                Ok(body) => handle(&core, caller, &Request::from_parts(parts, body.to_bytes())).await,
+                Ok(body) => {
+                    handle(&core, caller, &Request::from_parts(parts, body.to_bytes()), upgrade).await
+                }
                 Err(_) => text(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long"),
             };
             Ok::<_, Infallible>(response)
         }
     });
-    let connection =
-        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    let connection = hyper::server::conn::http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
     if let Err(error) = connection.await {
         tracing::trace!(%error, "LocalAPI connection");
     }
@@ -140,10 +163,15 @@ async fn serve_connection(stream: UnixStream, core: CoreHandle) {
 
 /// A request of the program that embeds the node.
 pub(crate) async fn handle_in_process(core: &CoreHandle, request: Request<Bytes>) -> Response<ResponseBody> {
-    handle(core, Caller { uid: 0, is_root: true }, &request).await
+    handle(core, Caller { uid: 0, is_root: true }, &request, None).await
 }
 
-async fn handle(core: &CoreHandle, caller: Caller, request: &Request<Bytes>) -> Response<ResponseBody> {
+async fn handle(
+    core: &CoreHandle,
+    caller: Caller,
+    request: &Request<Bytes>,
+    upgrade: Option<hyper::upgrade::OnUpgrade>,
+) -> Response<ResponseBody> {
     let headers = request.headers();
     let host = headers.get(header::HOST).map(|host| host.as_bytes()).unwrap_or_default();
     let is_from_browser = headers.contains_key(header::ORIGIN) || headers.contains_key(header::REFERER);
@@ -153,6 +181,11 @@ async fn handle(core: &CoreHandle, caller: Caller, request: &Request<Bytes>) -> 
     let path = request.uri().path();
     let response =
         match path.strip_prefix("/localapi/v0/").or_else(|| path.strip_prefix("/localapi/samewire/v1/")) {
+            // Any program on this machine reaches the network as the machine does.
+            Some("dial") => match dial::dial(core, request.headers(), upgrade).await {
+                Ok(response) => response,
+                Err(stopped) => text(StatusCode::SERVICE_UNAVAILABLE, stopped.to_string()),
+            },
             Some(endpoint) => handlers::dispatch(core, caller, request, endpoint).await,
             None if path == "/" => text(StatusCode::OK, "samewire: the API for programs on this machine\n"),
             None => text(StatusCode::NOT_FOUND, "not found"),

@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::Method;
+use http_body_util::Empty;
+use hyper_util::rt::TokioIo;
 use sw_path::{PingOutcome, Via};
 use sw_tailcfg::PingRequest;
 use sw_types::local::PingResult;
@@ -12,13 +14,129 @@ use sw_types::local::PingResult;
 use crate::control::{ControlClient, ServerUrl};
 use crate::core::{CoreHandle, PingTarget};
 
+/// Limit of a request to a peer's API (node-services.md §3.3).
+const PEER_API_MAX: Duration = Duration::from_secs(10);
 /// Limit of one ping.
 const PING_MAX: Duration = Duration::from_secs(5);
 const HTTP_OK_HEAD: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n";
 const HTTP_BAD_REQUEST: &str = "HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n";
 
-/// Pings an address by disco.
-pub(crate) async fn ping(core: &CoreHandle, ip: IpAddr, size: u16) -> PingResult {
+/// By what a user pings (localapi-cli.md §A3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PingKind {
+    Disco,
+    Tsmp,
+    Icmp,
+    PeerApi,
+}
+
+impl PingKind {
+    /// Reads the parameter `type`.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "disco" | "" => Self::Disco,
+            "TSMP" => Self::Tsmp,
+            "ICMP" => Self::Icmp,
+            "peerapi" => Self::PeerApi,
+            _ => return None,
+        })
+    }
+}
+
+/// Pings an address.
+pub(crate) async fn ping(core: &CoreHandle, ip: IpAddr, kind: PingKind, size: u16) -> PingResult {
+    match kind {
+        PingKind::Disco => disco(core, ip, size).await,
+        PingKind::Tsmp | PingKind::Icmp => through_tunnel(core, ip, kind).await,
+        PingKind::PeerApi => peer_api(core, ip).await,
+    }
+}
+
+/// The peer with an address, or what is to be said instead.
+async fn target(core: &CoreHandle, ip: IpAddr) -> Result<PingResult, PingResult> {
+    let mut result = PingResult { ip: ip.to_string(), ..PingResult::default() };
+    match core.call(move |core| core.ping_target(ip)).await {
+        Ok(PingTarget::Peer { name, ip, .. }) => {
+            result.node_name = name;
+            result.node_ip = ip.to_string();
+            Ok(result)
+        }
+        Ok(PingTarget::Own { name }) => {
+            let err = format!("{ip} is local Tailscale IP");
+            Err(PingResult { err, is_local_ip: true, node_name: name, ..result })
+        }
+        Ok(PingTarget::Unknown) => Err(PingResult { err: "no matching peer".to_owned(), ..result }),
+        Err(stopped) => Err(PingResult { err: stopped.to_string(), ..result }),
+    }
+}
+
+/// Pings by a packet inside the tunnel, which the peer's daemon (TSMP) or its host (ICMP) answers.
+async fn through_tunnel(core: &CoreHandle, ip: IpAddr, kind: PingKind) -> PingResult {
+    let mut result = match target(core, ip).await {
+        Ok(result) => result,
+        Err(result) => return result,
+    };
+    let begin = Instant::now();
+    let sent = core.call(move |core| match kind {
+        PingKind::Tsmp => core.ping_tsmp(ip),
+        PingKind::Icmp | PingKind::Disco | PingKind::PeerApi => core.ping_icmp(ip),
+    });
+    let Ok(Some(answer)) = sent.await else {
+        "this node has no address of that family".clone_into(&mut result.err);
+        return result;
+    };
+    match tokio::time::timeout(PING_MAX, answer).await {
+        Ok(Ok(port)) => {
+            result.latency_seconds = begin.elapsed().as_secs_f64();
+            result.peer_api_port = port.unwrap_or_default();
+        }
+        Ok(Err(_)) | Err(_) => "timeout waiting for ping reply".clone_into(&mut result.err),
+    }
+    result
+}
+
+/// Asks the peer's API for its first page.
+async fn peer_api(core: &CoreHandle, ip: IpAddr) -> PingResult {
+    let mut result = match target(core, ip).await {
+        Ok(result) => result,
+        Err(result) => return result,
+    };
+    let Ok(Some(url)) = core.call(move |core| core.peer_api_url(ip)).await else {
+        "no peerapi base found".clone_into(&mut result.err);
+        return result;
+    };
+    let begin = Instant::now();
+    match tokio::time::timeout(PEER_API_MAX, head(core, &url)).await {
+        Ok(Ok(())) => {
+            result.latency_seconds = begin.elapsed().as_secs_f64();
+            result.peer_api_url = url;
+        }
+        Ok(Err(why)) => result.err = why,
+        Err(_) => "timeout waiting for the peerapi".clone_into(&mut result.err),
+    }
+    result
+}
+
+async fn head(core: &CoreHandle, url: &str) -> Result<(), String> {
+    let told = |error: &dyn std::fmt::Display| error.to_string();
+    let authority = url.trim_start_matches("http://");
+    let to = authority.parse().map_err(|_| "no peerapi base found".to_owned())?;
+    let stream = crate::dialer::dial(core, to).await.map_err(|error| told(&error))?;
+    let connected = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = connected.map_err(|error| told(&error))?;
+    let driver = tokio::spawn(connection);
+    let request = http::Request::head("/").header(http::header::HOST, authority);
+    let request = request.body(Empty::<bytes::Bytes>::new()).map_err(|error| told(&error))?;
+    let response = sender.send_request(request).await.map_err(|error| told(&error));
+    driver.abort();
+    match response?.status() {
+        http::StatusCode::OK => Ok(()),
+        status => Err(format!("HTTP status {}", status.as_u16())),
+    }
+}
+
+/// Pings the path of a peer, by disco.
+pub(crate) async fn disco(core: &CoreHandle, ip: IpAddr, size: u16) -> PingResult {
     let mut result = PingResult { ip: ip.to_string(), ..PingResult::default() };
     let started = core
         .call(move |core| match core.ping_target(ip) {

@@ -1,5 +1,6 @@
 //! What the node keeps on disk: `node.state` with the keys, and the last network (node-services.md §21).
 
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,14 +31,18 @@ pub(crate) struct Store {
     directory: Option<PathBuf>,
     state: StateFile,
     pub(crate) machine: Arc<MachinePrivate>,
+    /// The lock is given back when the file is closed.
+    _lock: Option<File>,
 }
 
 impl Store {
     /// Opens the directory, making keys where there are none.
     pub(crate) fn open(directory: Option<PathBuf>) -> Result<Self, Problem> {
         let mut state = StateFile::default();
+        let mut lock = None;
         if let Some(directory) = &directory {
             create_private_directory(directory).map_err(|error| file_problem(directory, &error))?;
+            lock = Some(lock_directory(directory)?);
             let path = directory.join(STATE_FILE);
             if let Some(text) = read_private(&path).map_err(|error| file_problem(directory, &error))? {
                 state = StateFile::parse(&text).map_err(|error| damaged(&path, &error))?;
@@ -49,7 +54,7 @@ impl Store {
         if is_new {
             state.set_machine_key(&machine);
         }
-        let store = Self { directory, state, machine: Arc::new(machine) };
+        let store = Self { directory, state, machine: Arc::new(machine), _lock: lock };
         if is_new {
             store.write()?;
         }
@@ -117,6 +122,19 @@ impl Store {
         self.profiles().into_iter().find(|profile| profile.id == id).unwrap_or_default()
     }
 
+    /// Makes a profile the one in use; `""` is a new, empty one. Returns its preferences.
+    pub(crate) fn switch(&mut self, id: &str) -> Result<Prefs, Problem> {
+        self.state.set_current_profile(id);
+        self.write()?;
+        Ok(self.prefs())
+    }
+
+    /// Forgets a profile and its keys.
+    pub(crate) fn remove_profile(&mut self, id: &str) -> Result<(), Problem> {
+        self.state.remove(id).map_err(|error| damaged(Path::new(STATE_FILE), &error))?;
+        self.write()
+    }
+
     fn write(&self) -> Result<(), Problem> {
         let Some(directory) = &self.directory else { return Ok(()) };
         write_private(&directory.join(STATE_FILE), &self.state.render())
@@ -180,6 +198,22 @@ impl Store {
     }
 }
 
+/// Two daemons on one state would each undo what the other writes, under one identity. The directory itself is
+/// locked: that needs no room on a full disk.
+fn lock_directory(directory: &Path) -> Result<File, Problem> {
+    let broken = |source| file_problem(directory, &FileError::Io { path: directory.to_owned(), source });
+    let file = File::open(directory).map_err(broken)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Problem::other(
+            "another samewire daemon uses this state.",
+            format!("it holds {}", directory.display()),
+            "use that one, or start a second machine with a state of its own: samewire daemon --statedir=DIR",
+        )),
+        Err(TryLockError::Error(source)) => Err(broken(source)),
+    }
+}
+
 /// Remembers the network; called off the node's task.
 pub(crate) fn write_cache(path: &Path, message: &MapResponse) -> io::Result<()> {
     let packed = zstd::bulk::compress(&encode(message), CACHE_LEVEL)?;
@@ -213,12 +247,18 @@ fn damaged(path: &Path, error: &StateError) -> Problem {
     Slug::StateDamaged.problem(&[("file", &path.display().to_string()), ("reason", &error.to_string())])
 }
 
+/// What is left on the disk for others than root; nothing where that cannot be told.
+fn free_bytes(directory: &Path) -> String {
+    let there = directory.ancestors().find_map(|place| rustix::fs::statvfs(place).ok());
+    there.map(|disk| (disk.f_bavail * disk.f_frsize).to_string()).unwrap_or_default()
+}
+
 fn file_problem(directory: &Path, error: &FileError) -> Problem {
     if error.is_disk_full() {
         return Slug::DiskFull.problem(&[
             ("dir", &directory.display().to_string()),
-            ("free", "0"),
-            ("needed", "4,096"),
+            ("free", &free_bytes(directory)),
+            ("needed", "some thousand"),
         ]);
     }
     match error {

@@ -11,8 +11,8 @@ use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use sw_dataplane::{Device, PacketChannel};
 use sw_netstack::{
-    BoxedStream, Dial, DialError, Netstack, NetstackConfig, NetstackError, PacketSource, Target, TcpListener,
-    UdpSocket, forward_to_loopback, serve_proxy,
+    BoxedStream, DatagramFuture, Datagrams, Dial, DialError, Netstack, NetstackConfig, NetstackError,
+    PacketSource, Target, TcpListener, UdpSocket, forward_to_loopback, serve_proxy,
 };
 use sw_node::resolve::Resolver;
 use sw_types::local::Problem;
@@ -87,14 +87,7 @@ impl Network {
         match target {
             Target::Address(ip, port) => self.dial_address(ip, port).await,
             Target::Name(name, port) => {
-                let known = self.resolver.load().lookup(&name).map(<[IpAddr]>::to_vec);
-                let addresses = match known {
-                    Some(addresses) => addresses,
-                    None => match tokio::net::lookup_host((name.as_str(), port)).await {
-                        Ok(found) => found.map(|address| address.ip()).collect(),
-                        Err(_) => return Err(DialError::NoSuchName),
-                    },
-                };
+                let addresses = self.addresses_of(&name, port).await;
                 let mut last = DialError::NoSuchName;
                 for ip in addresses {
                     match self.dial_address(ip, port).await {
@@ -107,10 +100,26 @@ impl Network {
         }
     }
 
-    async fn dial_address(&self, ip: IpAddr, port: u16) -> Result<BoxedStream, DialError> {
+    /// What a name stands for: in the network, else as this host resolves it. Empty when nobody knows.
+    async fn addresses_of(&self, name: &str, port: u16) -> Vec<IpAddr> {
+        let known = self.resolver.load().lookup(name).map(<[IpAddr]>::to_vec);
+        match known {
+            Some(addresses) => addresses,
+            None => match tokio::net::lookup_host((name, port)).await {
+                Ok(found) => found.map(|address| address.ip()).collect(),
+                Err(_) => Vec::new(),
+            },
+        }
+    }
+
+    fn is_inside(&self, ip: IpAddr) -> bool {
+        let is_routed = self.device.upgrade().is_some_and(|device| device.owner(ip).is_some());
+        is_routed || sw_types::is_tailnet_ip(ip)
+    }
+
+    pub(crate) async fn dial_address(&self, ip: IpAddr, port: u16) -> Result<BoxedStream, DialError> {
         let to = SocketAddr::new(ip, port);
-        let is_inside = self.device.upgrade().is_some_and(|device| device.owner(ip).is_some());
-        if is_inside || sw_types::is_tailnet_ip(ip) {
+        if self.is_inside(ip) {
             return match self.stack.connect(to, CONNECT_MAX).await {
                 Ok(stream) => Ok(Box::new(stream)),
                 Err(NetstackError::Refused) => Err(DialError::Refused),
@@ -143,7 +152,68 @@ impl Network {
     }
 }
 
+/// A socket inside and one outside; the target decides which one sends.
+struct Association {
+    inside: UdpSocket,
+    outside: [Option<tokio::net::UdpSocket>; 2],
+    network: Network,
+}
+
+impl Datagrams for Association {
+    fn send<'d>(&'d self, target: Target, data: &'d [u8]) -> DatagramFuture<'d, ()> {
+        Box::pin(async move {
+            let to = match target {
+                Target::Address(ip, port) => SocketAddr::new(ip, port),
+                Target::Name(name, port) => {
+                    let addresses = self.network.addresses_of(&name, port).await;
+                    let ip = *addresses.first().ok_or(std::io::ErrorKind::NotFound)?;
+                    SocketAddr::new(ip, port)
+                }
+            };
+            if self.network.is_inside(to.ip()) {
+                return self.inside.send_to(data, to).await;
+            }
+            let outside = self.outside.get(usize::from(to.is_ipv6())).and_then(Option::as_ref);
+            outside.ok_or(std::io::ErrorKind::AddrNotAvailable)?.send_to(data, to).await.map(|_| ())
+        })
+    }
+
+    fn receive(&self) -> DatagramFuture<'_, (Vec<u8>, SocketAddr)> {
+        Box::pin(async {
+            let [v4, v6] = &self.outside;
+            tokio::select! {
+                received = self.inside.recv_from() => received,
+                received = receive_from(v4.as_ref()) => received,
+                received = receive_from(v6.as_ref()) => received,
+            }
+        })
+    }
+}
+
+async fn receive_from(socket: Option<&tokio::net::UdpSocket>) -> std::io::Result<(Vec<u8>, SocketAddr)> {
+    let Some(socket) = socket else { return std::future::pending().await };
+    socket.readable().await?;
+    let mut buffer = vec![0; 65_535];
+    let (len, from) = socket.recv_from(&mut buffer).await?;
+    buffer.truncate(len);
+    Ok((buffer, from))
+}
+
 impl Dial for Network {
+    fn datagrams(&self) -> Result<Box<dyn Datagrams>, DialError> {
+        let open = |address: &str| {
+            let socket = std::net::UdpSocket::bind(address).ok()?;
+            socket.set_nonblocking(true).ok()?;
+            tokio::net::UdpSocket::from_std(socket).ok()
+        };
+        let inside = self.stack.bind_udp(0).map_err(|_| DialError::Unreachable)?;
+        Ok(Box::new(Association {
+            inside,
+            outside: [open("0.0.0.0:0"), open("[::]:0")],
+            network: self.clone(),
+        }))
+    }
+
     fn dial(
         &self,
         target: Target,

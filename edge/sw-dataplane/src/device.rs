@@ -11,6 +11,7 @@ use crate::inbound::{self, Inbound};
 use crate::inbox::{Inbox, Note};
 use crate::io::PacketIo;
 use crate::outbound::{self, Outbound};
+use crate::own::OwnTraffic;
 use crate::packet::vnet::Vnet;
 use crate::routes::Routes;
 use crate::shared::{Local, Shared};
@@ -173,6 +174,7 @@ impl Device {
             extra: ExtraSockets::new()?,
             filter: ArcSwap::from_pointee(filter),
             local: ArcSwap::from_pointee(Local::default()),
+            own: ArcSwap::from_pointee(OwnTraffic::default()),
             mac_check: ArcSwapOption::empty(),
             cipher: crate::cipher::best(),
             io: config.io,
@@ -338,6 +340,11 @@ impl Device {
         self.shared.local.store(Arc::new(Local { sources, services }));
     }
 
+    /// Sets which packets from peers are the node's own.
+    pub fn set_own_traffic(&self, own: OwnTraffic) {
+        self.shared.own.store(Arc::new(own));
+    }
+
     /// Sends a datagram of another protocol from one of our sockets; lost when that one is closed.
     pub fn send_udp(&self, socket: SocketNumber, to: SocketAddr, bytes: &[u8]) {
         let counters = &self.shared.counters;
@@ -388,11 +395,12 @@ impl Device {
         }
     }
 
-    /// Sends a packet to the peer that owns its destination, as if it came from the inner side.
-    pub fn inject_outbound(&self, packet: &[u8]) {
+    /// Sends a packet of the node itself to the peer that owns its destination. The filter is not asked: it is for
+    /// what the host sends, and refuses messages between nodes from there.
+    pub fn send_own(&self, packet: &[u8]) {
         let now = clock::mono();
         let mut outbound = lock(&self.injected);
-        outbound.on_packet(&self.shared, Vnet::Complete, packet, now);
+        outbound.on_own(&self.shared, packet, now);
         outbound.flush(&self.shared, now);
     }
 

@@ -39,7 +39,8 @@ pub enum Event {
     HandshakeFailed(NodeKey),
     /// An authenticated message of a peer came from where none came before.
     FirstPacketFrom { peer: NodeKey, source: Source },
-    /// An inner packet to one of the intercepted addresses; answer with `inject_inbound`.
+    /// An inner packet of the node itself: to an intercepted address (answer with `inject_inbound`), or from a peer to
+    /// the node (answer with `send_own`).
     ServicePacket(Vec<u8>),
     /// The TUN interface was deleted by somebody: nothing moves any more.
     TunGone,

@@ -159,11 +159,13 @@ impl Inbound {
             return;
         }
         let owns = |address| shared.routes.is_owner(address, &live.slot);
-        if shared.filter.load().inbound(&live.slot.key, packet, &owns) == Verdict::Drop {
+        let own = shared.own.load();
+        let is_refused = shared.filter.load().inbound(&live.slot.key, packet, &owns) == Verdict::Drop;
+        if is_refused && !own.opens(packet, &addresses) {
             shared.counters.add(Counter::InFiltered, 1);
             return;
         }
-        if shared.local.load().services.contains(&addresses.dst) {
+        if own.takes(packet) || shared.local.load().services.contains(&addresses.dst) {
             if !shared.events.send_packet(Event::ServicePacket(packet.to_vec())) {
                 shared.counters.add(Counter::EventQueueFull, 1);
             }

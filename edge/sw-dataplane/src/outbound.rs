@@ -43,6 +43,21 @@ impl Outbound {
         }
     }
 
+    /// Takes a packet that the node itself made.
+    pub(crate) fn on_own(&mut self, shared: &Shared, packet: &[u8], now: Instant) {
+        let mut send = || {
+            let addresses = Addresses::parse(packet).ok_or(Counter::OutMalformed)?;
+            let split = Split::new(Vnet::Complete, packet, &addresses).ok_or(Counter::OutMalformed)?;
+            let slot = shared.routes.owner(addresses.dst).ok_or(Counter::OutNoRoute)?;
+            shared.capture.take(CaptureDirection::ToPeer, packet);
+            self.send(shared, &slot, &split, now);
+            Ok(())
+        };
+        if let Err(reason) = send() {
+            shared.counters.add(reason, 1);
+        }
+    }
+
     pub(crate) fn flush(&mut self, shared: &Shared, now: Instant) {
         self.burst.flush(shared, now);
     }

@@ -6,6 +6,7 @@ use crate::event::{Event, Events};
 use crate::extra::ExtraSockets;
 use crate::filter::PacketFilter;
 use crate::inbox::{Inbox, Note};
+use crate::own::OwnTraffic;
 use crate::routes::Routes;
 use crate::slot::{Direction, LiveSession, SessionTable, Slot};
 use crate::stats::{Counter, Counters};
@@ -30,6 +31,7 @@ pub(crate) struct Shared {
     pub(crate) extra: ExtraSockets,
     pub(crate) filter: ArcSwap<Arc<dyn PacketFilter>>,
     pub(crate) local: ArcSwap<Local>,
+    pub(crate) own: ArcSwap<OwnTraffic>,
     pub(crate) mac_check: ArcSwapOption<MacCheck>,
     pub(crate) cipher: &'static dyn BatchCipher,
     pub(crate) io: crate::io::PacketIo,

@@ -111,7 +111,7 @@ pub fn run(name: &str) -> ExitCode {
     let Err(error) = started else { return ExitCode::SUCCESS };
     eprintln!("error: {error}");
     if let Some(why) = error.why() {
-        eprintln!("  why: {why}");
+        eprintln!("  why: {}", sw_types::problem::without_numbers(&why));
     }
     eprintln!("  fix: {}", error.fix());
     ExitCode::from(error.exit_code())

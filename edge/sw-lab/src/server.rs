@@ -146,11 +146,13 @@ impl Server {
         command.args(["relay", "--listen", &self.listen(RELAY_PORT), "--stun-listen", &self.listen(3478)]);
         command.args(["--hostname", &self.relay_host()]).arg("--state").arg(&state).env("HOME", &self.dir);
         self.relay = Some(self.spawn(command, "relay.log")?);
-        let serves = interrupt.wait_for(START_LIMIT, || Ok(self.answers(RELAY_PORT).then_some(())))?;
-        serves.ok_or_else(|| self.not_serving("its relay does not answer"))?;
         let mut command = command_in(&self.namespace, &self.programs.samewire)?;
         command.args(["relay", "derp-map"]).arg("--state").arg(&state);
-        let map = run_program(&mut command, "")?;
+        // The map is there a moment later than the port.
+        let map = interrupt.wait_for(START_LIMIT, || {
+            Ok(self.answers(RELAY_PORT).then(|| run_program(&mut command, "").ok()).flatten())
+        })?;
+        let map = map.ok_or_else(|| self.not_serving("its relay tells no map"))?;
         std::fs::write(self.derp_map(), map.stdout).map_err(|e| self.not_serving(&e.to_string()))
     }
 

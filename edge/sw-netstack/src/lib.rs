@@ -20,7 +20,7 @@ mod tcp;
 mod udp;
 
 pub use forward::forward_to_loopback;
-pub use proxy::{BoxedStream, Dial, DialError, Stream, Target, serve_proxy};
+pub use proxy::{BoxedStream, DatagramFuture, Datagrams, Dial, DialError, Stream, Target, serve_proxy};
 pub use stack::{Netstack, NetstackConfig, NetstackError, PacketSource};
 pub use tcp::{TcpListener, TcpStream};
 pub use udp::UdpSocket;

@@ -4,7 +4,7 @@ use crate::{http, socks};
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,6 +108,21 @@ pub trait Dial: Send + Sync + 'static {
         &self,
         target: Target,
     ) -> Pin<Box<dyn Future<Output = Result<BoxedStream, DialError>> + Send + '_>>;
+
+    /// Opens a place to send datagrams from.
+    fn datagrams(&self) -> Result<Box<dyn Datagrams>, DialError>;
+}
+
+/// What datagrams wait for.
+pub type DatagramFuture<'d, T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send + 'd>>;
+
+/// Sends datagrams to targets and receives what comes back.
+pub trait Datagrams: Send + Sync {
+    /// Sends one datagram.
+    fn send<'d>(&'d self, target: Target, data: &'d [u8]) -> DatagramFuture<'d, ()>;
+
+    /// Waits for the next one, and tells its sender. Cancel safe.
+    fn receive(&self) -> DatagramFuture<'_, (Vec<u8>, SocketAddr)>;
 }
 
 #[cfg(test)]

@@ -1,21 +1,33 @@
-//! SOCKS5 (RFC 1928): CONNECT without authentication, for programs on this host.
+//! SOCKS5 (RFC 1928): CONNECT and UDP ASSOCIATE without authentication, for programs on this host.
 
-use crate::proxy::{Dial, DialError, Target};
+use crate::proxy::{Datagrams, Dial, DialError, Target};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 
 /// A client must have said what it wants by then.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(crate) const VERSION: u8 = 5;
 const CONNECT: u8 = 1;
+const UDP_ASSOCIATE: u8 = 3;
+/// Largest datagram with its SOCKS header.
+const DATAGRAM_MAX: usize = 65_535;
+
+/// What a client wants.
+enum Wish {
+    Connect(Target),
+    Datagrams,
+}
 
 /// Serves one client.
 pub(crate) async fn serve(mut client: TcpStream, dial: &dyn Dial) -> io::Result<()> {
-    let target = tokio::time::timeout(GREETING_TIMEOUT, greet(&mut client)).await??;
+    let target = match tokio::time::timeout(GREETING_TIMEOUT, greet(&mut client)).await?? {
+        Wish::Connect(target) => target,
+        Wish::Datagrams => return associate(client, dial).await,
+    };
     match dial.dial(target).await {
         Ok(mut stream) => {
             reply(&mut client, 0).await?;
@@ -27,7 +39,7 @@ pub(crate) async fn serve(mut client: TcpStream, dial: &dyn Dial) -> io::Result<
 }
 
 /// Reads method selection and request; answers refusals itself.
-async fn greet(client: &mut TcpStream) -> io::Result<Target> {
+async fn greet(client: &mut TcpStream) -> io::Result<Wish> {
     let [version, methods] = read::<2>(client).await?;
     if version != VERSION {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "not SOCKS5"));
@@ -41,11 +53,97 @@ async fn greet(client: &mut TcpStream) -> io::Result<Target> {
     client.write_all(&[VERSION, 0]).await?;
     let [_, command, _, kind] = read::<4>(client).await?;
     let target = read_target(client, kind).await?;
-    if command != CONNECT {
-        reply(client, 7).await?;
-        return Err(io::Error::new(io::ErrorKind::Unsupported, "only CONNECT is served"));
+    match command {
+        CONNECT => Ok(Wish::Connect(target)),
+        // The address in the request says where the client will send from; clients that do not know say zeros, so
+        // that the connection's own address is what counts (RFC 1928 §6).
+        UDP_ASSOCIATE => Ok(Wish::Datagrams),
+        _ => {
+            reply(client, 7).await?;
+            Err(io::Error::new(io::ErrorKind::Unsupported, "neither CONNECT nor UDP ASSOCIATE"))
+        }
     }
-    Ok(target)
+}
+
+/// Carries datagrams for as long as the client's connection lasts (RFC 1928 §7).
+async fn associate(mut client: TcpStream, dial: &dyn Dial) -> io::Result<()> {
+    let (own, from) = (client.local_addr()?.ip(), client.peer_addr()?.ip());
+    let outside = match dial.datagrams() {
+        Ok(outside) => outside,
+        Err(error) => return reply(&mut client, code(error)).await,
+    };
+    let socket = UdpSocket::bind((own, 0)).await?;
+    client.write_all(&[&[VERSION, 0, 0][..], &written(socket.local_addr()?)].concat()).await?;
+    let mut rest = [0; 64];
+    tokio::select! {
+        carried = carry(&socket, from, &*outside) => carried,
+        // The client says nothing more; its end is the end.
+        () = async { while client.read(&mut rest).await.is_ok_and(|read| read > 0) {} } => Ok(()),
+    }
+}
+
+async fn carry(socket: &UdpSocket, client_ip: IpAddr, outside: &dyn Datagrams) -> io::Result<()> {
+    let mut buffer = vec![0; DATAGRAM_MAX];
+    let mut client: Option<SocketAddr> = None;
+    loop {
+        tokio::select! {
+            received = socket.recv_from(&mut buffer) => {
+                let (len, from) = received?;
+                // Others on this host have no business here, nor has a second socket of the client.
+                if from.ip() != client_ip || client.is_some_and(|client| client != from) {
+                    continue;
+                }
+                client = Some(from);
+                let datagram = buffer.get(..len).unwrap_or_default();
+                if let Some((target, data)) = read_datagram(datagram) {
+                    // What cannot be sent is lost, as datagrams are.
+                    if let Err(error) = outside.send(target, data).await {
+                        tracing::trace!(%error, "a datagram of a proxy client");
+                    }
+                }
+            }
+            received = outside.receive() => {
+                let (data, from) = received?;
+                let Some(client) = client else { continue };
+                let answer = [&[0, 0, 0][..], &written(from), &data].concat();
+                let _lost_then = socket.send_to(&answer, client).await;
+            }
+        }
+    }
+}
+
+/// Splits a client's datagram; fragments are not carried (RFC 1928 §7 leaves them optional).
+fn read_datagram(datagram: &[u8]) -> Option<(Target, &[u8])> {
+    let (&[_, _, 0, kind], rest) = datagram.split_first_chunk()? else { return None };
+    let (host, rest) = match kind {
+        1 => {
+            let (v4, rest) = rest.split_first_chunk::<4>()?;
+            (Ipv4Addr::from(*v4).to_string(), rest)
+        }
+        4 => {
+            let (v6, rest) = rest.split_first_chunk::<16>()?;
+            (Ipv6Addr::from(*v6).to_string(), rest)
+        }
+        3 => {
+            let (&len, rest) = rest.split_first()?;
+            let (name, rest) = rest.split_at_checked(usize::from(len))?;
+            (String::from_utf8(name.to_vec()).ok()?, rest)
+        }
+        _ => return None,
+    };
+    let (port, data) = rest.split_first_chunk()?;
+    let port = u16::from_be_bytes(*port);
+    Some((host.parse().map_or_else(|_| Target::Name(host, port), |ip| Target::Address(ip, port)), data))
+}
+
+/// An address as it stands in replies.
+fn written(address: SocketAddr) -> Vec<u8> {
+    let mut bytes = match address.ip() {
+        IpAddr::V4(v4) => [&[1][..], &v4.octets()].concat(),
+        IpAddr::V6(v6) => [&[4][..], &v6.octets()].concat(),
+    };
+    bytes.extend_from_slice(&address.port().to_be_bytes());
+    bytes
 }
 
 async fn read_target(client: &mut TcpStream, kind: u8) -> io::Result<Target> {
@@ -98,7 +196,7 @@ fn code(error: DialError) -> u8 {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::proxy::BoxedStream;
+    use crate::proxy::{BoxedStream, DatagramFuture};
     use std::future::Future;
     use std::pin::Pin;
     use std::sync::Arc;
@@ -131,6 +229,35 @@ pub(crate) mod tests {
                 }
             })
         }
+
+        fn datagrams(&self) -> Result<Box<dyn Datagrams>, DialError> {
+            let (sender, receiver) = tokio::sync::mpsc::channel(4);
+            Ok(Box::new(Echo { sender, receiver: tokio::sync::Mutex::new(receiver) }))
+        }
+    }
+
+    /// Gives every datagram for "birch" back, from 192.0.2.1.
+    struct Echo {
+        sender: tokio::sync::mpsc::Sender<Vec<u8>>,
+        receiver: tokio::sync::Mutex<tokio::sync::mpsc::Receiver<Vec<u8>>>,
+    }
+
+    impl Datagrams for Echo {
+        fn send<'d>(&'d self, target: Target, data: &'d [u8]) -> DatagramFuture<'d, ()> {
+            Box::pin(async move {
+                if target == Target::Name("birch".into(), 53) {
+                    self.sender.send(data.to_vec()).await.map_err(io::Error::other)?;
+                }
+                Ok(())
+            })
+        }
+
+        fn receive(&self) -> DatagramFuture<'_, (Vec<u8>, SocketAddr)> {
+            Box::pin(async {
+                let data = self.receiver.lock().await.recv().await.ok_or(io::ErrorKind::BrokenPipe)?;
+                Ok((data, ([192, 0, 2, 1], 53).into()))
+            })
+        }
     }
 
     async fn ask(request: &[u8]) -> Vec<u8> {
@@ -154,6 +281,42 @@ pub(crate) mod tests {
         let answer = ask(b"\x05\x01\x00\x05\x01\x00\x03\x05birch\x00\x50").await;
         assert_eq!(answer[..12], [5, 0, 5, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
         assert!(answer.ends_with(b"birch"));
+    }
+
+    #[tokio::test]
+    async fn datagrams_go_there_and_back() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let to = listener.local_addr().expect("bound");
+        let server = tokio::spawn(crate::serve_proxy(listener, Arc::new(Birch)));
+        let mut control = TcpStream::connect(to).await.expect("connects");
+        control.write_all(b"\x05\x01\x00\x05\x03\x00\x01\x00\x00\x00\x00\x00\x00").await.expect("writes");
+        let mut reply = [0; 12];
+        control.read_exact(&mut reply).await.expect("an answer");
+        assert_eq!(reply[..6], [5, 0, 5, 0, 0, 1]);
+        let relay = SocketAddr::from(([127, 0, 0, 1], u16::from_be_bytes([reply[10], reply[11]])));
+        let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a free port");
+        // A fragment and a stranger's target are lost; the third comes back.
+        for datagram in [
+            &b"\0\0\x01\x03\x05birch\0\x35lost"[..],
+            b"\0\0\0\x03\x03oak\0\x35lost",
+            b"\0\0\0\x03\x05birch\0\x35hello",
+        ] {
+            socket.send_to(datagram, relay).await.expect("sent");
+        }
+        let mut answer = [0; 64];
+        let (len, _) = socket.recv_from(&mut answer).await.expect("an answer");
+        assert_eq!(&answer[..len], b"\0\0\0\x01\xc0\0\x02\x01\0\x35hello");
+        drop(control);
+        server.abort();
+    }
+
+    #[test]
+    fn rubbish_is_no_datagram() {
+        arbtest::arbtest(|u| {
+            let _read_or_not = read_datagram(&u.arbitrary::<Vec<u8>>()?);
+            Ok(())
+        });
+        assert!(read_datagram(b"\0\0\0\x03\xffshort").is_none());
     }
 
     #[tokio::test]

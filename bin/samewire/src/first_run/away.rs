@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::{Value, json};
 use sw_cli::local::{Context, Globals, finish, say, warn};
-use sw_daemon::{DaemonArgs, Problem};
+use sw_daemon::{DEFAULT_STATE, DaemonArgs, Problem};
 use sw_types::local::{OFFICIAL_SOCKET_PATH, Status};
 use sw_types::problem::Slug;
 
@@ -88,6 +88,14 @@ pub fn uninstall(args: &UninstallArgs, globals: &Globals) -> ExitCode {
 }
 
 fn remove_everything(args: &UninstallArgs, context: &Context, paths: &Paths) -> Result<ExitCode, Problem> {
+    let of_root = Path::new(DEFAULT_STATE).parent().unwrap_or(Path::new("/"));
+    if !paths.is_root && !paths.state.exists() && of_root.exists() {
+        let user = sw_os::host::user_name(rustix::process::getuid().as_raw()).unwrap_or_default();
+        let problem =
+            Slug::NoPermission.problem(&[("user", &user), ("operator", ""), ("words", "uninstall")]);
+        let what = "removing samewire from this machine needs root.";
+        return Err(Problem { what: what.into(), fix: "sudo samewire uninstall".into(), ..problem });
+    }
     let is_serving = NetworkPlan::read(&paths.control()).ok().flatten().is_some();
     let status = context.status().ok();
     if is_serving && !args.yes && !confirmed(status.as_ref())? {
@@ -131,7 +139,11 @@ fn remove_everything(args: &UninstallArgs, context: &Context, paths: &Paths) -> 
         drop(context.done("samewire is gone from this machine."));
         return Ok(ExitCode::SUCCESS);
     }
-    Err(Problem::other("not everything could be removed.", left.join("; "), "remove it by hand"))
+    Err(Problem::other(
+        "not everything could be removed.",
+        left.join("; "),
+        "sudo samewire uninstall, or remove it by hand",
+    ))
 }
 
 /// Asks for the network's name (ux.md §1.1).
@@ -142,8 +154,7 @@ fn confirmed(status: Option<&Status>) -> Result<bool, Problem> {
         "This machine serves {name}. Its keys, people and policy are removed, and its machines lose each other.\nTo keep a copy: samewire backup FILE"
     ));
     if !io::stdin().is_terminal() {
-        warn("error: this needs a yes.\n  fix: samewire uninstall --yes");
-        return Ok(false);
+        return Err(Problem::misuse("this needs a yes.", "samewire uninstall --yes"));
     }
     warn("Type the name of the network to go on: ");
     let mut typed = String::new();

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use sw_daemon::{DEFAULT_STATE, Problem, user_path};
+use sw_daemon::{DEFAULT_STATE, Problem, TUN_FILE, user_path};
 use sw_types::local::SOCKET_PATH;
 
 use super::screen::Service;
@@ -83,6 +83,25 @@ pub fn start(paths: &Paths) -> Result<Service, Problem> {
         Service::NoRoot | Service::NoManager | Service::Foreground => start_in_background(paths)?,
     }
     Ok(manner)
+}
+
+/// Keeps the interface's name for this start and later ones; `None` leaves what was kept before.
+///
+/// # Errors
+/// The state directory cannot be written.
+pub fn keep_tun(paths: &Paths, name: Option<&str>) -> Result<(), Problem> {
+    let Some(name) = name else { return Ok(()) };
+    let file = paths.node().join(TUN_FILE);
+    let written = sw_os::files::create_private_directory(&paths.state)
+        .and_then(|()| sw_os::files::create_private_directory(&paths.node()))
+        .and_then(|()| sw_os::files::write_private(&file, name.as_bytes()));
+    written.map_err(|error| {
+        Problem::other(
+            "the name of the interface could not be kept.",
+            error.to_string(),
+            "run it as root: sudo samewire up",
+        )
+    })
 }
 
 fn executable() -> Result<PathBuf, Problem> {

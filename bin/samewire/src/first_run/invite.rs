@@ -29,7 +29,7 @@ pub struct InviteArgs {
     #[arg(long, value_name = "TAG")]
     tag: Vec<String>,
     /// How many machines may join by it
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     uses: u32,
     /// Print only the line for the official client
     #[arg(long)]

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::json;
-use sw_cli::local::{Client, Context, Globals, Response, delay, finish, say, warn};
+use sw_cli::local::{Client, Context, Globals, Progress, Response, delay, finish, say, warn};
 use sw_daemon::Problem;
 use sw_types::JoinString;
 use sw_types::local::{BackendState, Notify, PeerStatus, PingResult, Status};
 use sw_types::problem::Slug;
 
-use super::background::{Paths, manner, start};
+use super::background::{self, Paths, manner, start};
 use super::screen::{self, Look, Mark, Step};
 use super::up::look;
 use crate::network::NetworkPlan;
@@ -30,6 +30,9 @@ pub struct JoinArgs {
     /// Name of this machine in the network
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
+    /// Name of the interface, or userspace-networking for none; kept for later starts
+    #[arg(long, value_name = "NAME")]
+    tun: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -77,7 +80,12 @@ impl Run<'_> {
         }
         let client = &self.context.client;
         let is_running = client.get::<Status>("/localapi/v0/status?peers=false").is_ok();
-        let service = if is_running { manner(paths) } else { start(paths)? };
+        let service = if is_running {
+            manner(paths)
+        } else {
+            background::keep_tun(paths, self.args.tun.as_deref())?;
+            start(paths)?
+        };
         let mut bus = client.send("GET", "/localapi/v0/watch-ipn-bus?mask=0", None)?.ok()?;
         let body = json!({ "string": string.trim(), "hostname": self.args.hostname });
         let joining: Joining = client.exchange("POST", "/localapi/samewire/v1/join", &body)?;
@@ -167,22 +175,17 @@ impl Run<'_> {
             if let Some(problem) = notify.problem {
                 return Err(problem);
             }
-            match notify.state {
-                Some(BackendState::Running) => return Ok(()),
-                Some(BackendState::NeedsMachineAuth) => {
+            match Progress::of(notify.state) {
+                Progress::Up => return Ok(()),
+                Progress::WaitsForApproval => {
                     if !has_told {
-                        warn(Slug::WaitingApproval.problem(&[("name", "this machine")]).render().trim_end());
+                        let url = "the server's page Machines";
+                        let values = [("name", "this machine"), ("url", url)];
+                        warn(Slug::WaitingApproval.problem(&values).render().trim_end());
                     }
                     has_told = true;
                 }
-                Some(
-                    BackendState::NoState
-                    | BackendState::InUseOtherUser
-                    | BackendState::NeedsLogin
-                    | BackendState::Stopped
-                    | BackendState::Starting,
-                )
-                | None => {}
+                Progress::OnTheWay => {}
             }
             if !has_told && Instant::now() > end {
                 let limit = format!("{} s are over", REGISTER_LIMIT.as_secs());

@@ -75,7 +75,16 @@ pub fn backup(args: &BackupArgs, globals: &Globals) -> ExitCode {
 fn write_backup(file: &Path, paths: &Paths) -> Result<usize, Problem> {
     let failed = |path: &Path| {
         let path = path.display().to_string();
-        move |error: io::Error| Problem::other("the backup was not written.", format!("{path}: {error}"), "")
+        move |error: io::Error| {
+            let fix = if error.kind() == io::ErrorKind::PermissionDenied {
+                "as root: sudo samewire backup FILE"
+            } else if error.kind() == io::ErrorKind::AlreadyExists {
+                "give it a name that is not there yet: samewire backup FILE"
+            } else {
+                "choose another place: samewire backup FILE"
+            };
+            Problem::other("the backup was not written.", format!("{path}: {error}"), fix)
+        }
     };
     let mut out =
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(failed(file))?;

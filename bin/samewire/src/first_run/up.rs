@@ -30,16 +30,25 @@ struct Run<'a> {
 /// Does what `up` means on a machine without a network, or starts the daemon of one that has one. `None`: the
 /// ordinary `up` has the rest to do.
 pub fn run(args: &UpArgs, globals: &Globals) -> Option<ExitCode> {
-    if args.names_server() {
-        return None;
-    }
     let run = Run {
         args,
         context: Context::new(globals, false),
         paths: Paths::detect(globals.socket.as_deref()),
         begun: Instant::now(),
     };
-    match run.decide() {
+    let decided = args.check().and_then(|()| {
+        if !args.names_server() {
+            return run.decide();
+        }
+        // The network is another one's; all that is missing may be the daemon.
+        let is_silent = run.context.client.get::<Status>("/localapi/v0/status?peers=false").is_err();
+        if is_silent && globals.socket.is_none() {
+            run.keep_tun()?;
+            start(&run.paths)?;
+        }
+        Ok(None)
+    });
+    match decided {
         Ok(end) => end,
         Err(problem) => Some(finish(Err(problem.into()), &run.context, args.json)),
     }
@@ -59,6 +68,7 @@ impl Run<'_> {
             }
             (_, true, Some(_)) => Ok(None),
             (_, true, None) if !self.args.first.dry_run => {
+                self.keep_tun()?;
                 start(&self.paths)?;
                 Ok(None)
             }
@@ -89,10 +99,15 @@ impl Run<'_> {
                     // A daemon that serves nothing; it starts anew with its network.
                     background::stop(&self.paths)?;
                 }
+                self.keep_tun()?;
                 wanted.write(&self.paths.control())?;
                 self.first(wanted, false).map(Some)
             }
         }
+    }
+
+    fn keep_tun(&self) -> Result<(), Problem> {
+        background::keep_tun(&self.paths, self.args.first.tun.as_deref())
     }
 
     fn prefs(&self) -> Option<Prefs> {
@@ -276,7 +291,7 @@ fn told(outcome: sw_cli::local::Outcome) -> Result<ExitCode, Problem> {
 
 /// What the control server's client says, as a message of this command.
 pub(crate) fn problem_of(error: &ClientError) -> Problem {
-    Problem::other(error.to_string(), error.why().unwrap_or_default(), error.fix().unwrap_or_default())
+    error.problem()
 }
 
 /// What the terminal can show.

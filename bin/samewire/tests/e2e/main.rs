@@ -11,6 +11,7 @@ mod killed;
 mod mixed;
 mod paths;
 mod portmap;
+mod programs;
 mod recovery;
 mod routes;
 mod scene;

@@ -4,13 +4,7 @@ use std::net::IpAddr;
 
 use sw_lab::{Interrupt, MachineSpec, Nat, SiteSpec, Software};
 
-use crate::scene::{SAMEWIRE, SOON, Scene, missing, scene};
-
-fn run(scene: &mut Scene, machine: &str, words: &[&str]) {
-    let machine = scene.world.machine(machine).expect("a machine");
-    let output = machine.command_line(words, SOON, &Interrupt::default()).expect("samewire");
-    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
+use crate::scene::{SAMEWIRE, SOON, Scene, missing, says as run, scene};
 
 /// Lets the kernel of a machine pass packets on, as its owner has to.
 fn let_forward(scene: &mut Scene, machine: &str) {
@@ -18,6 +12,13 @@ fn let_forward(scene: &mut Scene, machine: &str) {
     let words = ["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"];
     let output = machine.exec(&words, SOON, &Interrupt::default()).expect("sh");
     assert!(output.status.success());
+}
+
+/// What `explain` prints, whether it works or not.
+fn explain(scene: &mut Scene, machine: &str, target: &str) -> String {
+    let machine = scene.world.machine(machine).expect("a machine");
+    let output = machine.command_line(&["explain", target], SOON, &Interrupt::default()).expect("samewire");
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 fn has_rules(scene: &mut Scene, machine: &str) -> bool {
@@ -74,8 +75,12 @@ fn a_router_leads_to_its_network_and_to_the_internet_and_cleans_up() {
     let_forward(&mut scene, "birch");
     assert!(!health(&mut scene, "birch").contains("ip_forward"));
 
+    let explained = explain(&mut scene, "alder", &printer.to_string());
+    assert!(explained.contains("birch offers") && explained.contains("set --accept-routes"), "{explained}");
     run(&mut scene, "alder", &["set", "--accept-routes"]);
     scene.ping("alder", &printer.to_string());
+    let explained = explain(&mut scene, "alder", &printer.to_string());
+    assert!(explained.contains(&format!("birch carries {route}")), "{explained}");
     run(&mut scene, "alder", &["set", "--exit-node", "birch"]);
     scene.ping("alder", &web.to_string());
     let api = scene.world.machine("alder").expect("a machine").local_api();

@@ -2,7 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +13,9 @@ use sw_lab::{
 
 pub(crate) const SAMEWIRE: Software = Software::Samewire;
 pub(crate) const OFFICIAL: Software = Software::Official;
+
+/// What [`serve_page`] answers.
+pub(crate) const PAGE: &str = "HTTP/1.0 200 OK\r\ncontent-length: 5\r\n\r\nhello";
 
 /// Longest wait for anything that takes a network round trip or a restart.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
@@ -181,6 +184,39 @@ impl Session {
             assert_eq!(&word, b"word");
         }
     }
+}
+
+/// Answers every connection to `listener` with a page, until the process ends.
+pub(crate) fn serve_page(listener: TcpListener) {
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut request = [0; 1024];
+            let _some = stream.read(&mut request);
+            let _gone = stream.write_all(PAGE.as_bytes());
+        }
+    });
+}
+
+pub(crate) fn listen(scene: &Scene, room: &str, ip: std::net::IpAddr, port: u16) -> TcpListener {
+    let opened = scene.world.in_room(room, || TcpListener::bind((ip, port)).map_err(broken));
+    opened.expect("a listener")
+}
+
+/// What curl fetches in a room; empty when it fails.
+pub(crate) fn curl(scene: &Scene, room: &str, words: &[&str]) -> String {
+    let mut command = scene.world.command_in_room(room, Path::new("/usr/bin/curl")).expect("a command");
+    let output = command.args(["-s", "-m", "10"]).args(words).output().expect("curl");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Runs a machine's own command line; it must work.
+pub(crate) fn says(scene: &mut Scene, machine: &str, words: &[&str]) -> String {
+    let machine = scene.world.machine(machine).expect("a machine");
+    let output = machine.command_line(words, SOON, &Interrupt::default()).expect("its program");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{} {words:?}: {out}{err}", machine.name());
+    out.into_owned()
 }
 
 /// The last lines of every log of a lab, for the message of a failed test.

@@ -1,7 +1,7 @@
 //! Nodes without an interface: behind a proxy, and inside a program.
 
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpListener};
+use std::io::Read as _;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -11,10 +11,9 @@ use samewire::{JoinOptions, Node};
 use sw_lab::{LabError, MachineSpec, Nat, SiteSpec, Software};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::scene::{SAMEWIRE, SOON, Scene, missing, scene, skip};
+use crate::scene::{PAGE, SAMEWIRE, SOON, Scene, curl, listen, missing, scene, serve_page, skip};
 
 const PROXY: &str = "127.0.0.1:1055";
-const PAGE: &str = "HTTP/1.0 200 OK\r\ncontent-length: 5\r\n\r\nhello";
 
 /// A machine with an interface, and a plain one behind another router.
 fn stage(lab: &str) -> Option<Scene> {
@@ -29,25 +28,6 @@ fn stage(lab: &str) -> Option<Scene> {
     let mut scene = scene(lab, SAMEWIRE, sites, machines);
     scene.join("alder");
     Some(scene)
-}
-
-/// Answers every connection to `listener` with a page, until the process ends.
-fn serve_page(listener: TcpListener) {
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let Ok(mut stream) = stream else { return };
-            let mut request = [0; 1024];
-            let _some = stream.read(&mut request);
-            let _gone = stream.write_all(PAGE.as_bytes());
-        }
-    });
-}
-
-fn listen(scene: &Scene, room: &str, ip: std::net::IpAddr, port: u16) -> TcpListener {
-    let opened = scene
-        .world
-        .in_room(room, || TcpListener::bind((ip, port)).map_err(|e| LabError::new("test", e.to_string())));
-    opened.expect("a listener")
 }
 
 /// A daemon of a user without any right; it ends with this value.
@@ -85,12 +65,6 @@ fn unprivileged(scene: &Scene, room: &str) -> Unprivileged {
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     Unprivileged { child: command.spawn().expect("setpriv"), socket, _dir: dir }
-}
-
-fn curl(scene: &Scene, room: &str, words: &[&str]) -> String {
-    let mut command = scene.world.command_in_room(room, Path::new("/usr/bin/curl")).expect("a command");
-    let output = command.args(["-s", "-m", "10"]).args(words).output().expect("curl");
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 #[test]

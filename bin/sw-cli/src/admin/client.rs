@@ -30,6 +30,12 @@ pub enum ClientError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The server's files are root's.
+    #[error("administering the server on this machine needs root.")]
+    NoPermission {
+        /// What was to be opened.
+        path: PathBuf,
+    },
     /// Nothing answers at the URL.
     #[error("the server {host} does not answer.")]
     Unreachable {
@@ -69,8 +75,9 @@ impl ClientError {
     pub fn why(&self) -> Option<String> {
         match self {
             Self::NotRunning { socket, source } => {
-                Some(format!("nothing answers at {} ({source})", socket.display()))
+                Some(format!("nothing answers at {} ({})", socket.display(), source.kind()))
             }
+            Self::NoPermission { path } => Some(format!("{} is not yours to read", path.display())),
             Self::Unreachable { why, .. } => Some(why.clone()),
             Self::Refused { details, .. } => details.clone(),
             Self::Broken(_) | Self::Argument { .. } | Self::Runtime(_) => None,
@@ -89,7 +96,10 @@ impl ClientError {
             Self::Refused { status: 401, .. } => {
                 Some("make a key on the server: samewire control apikeys create; then --api-key or SAMEWIRE_API_KEY".to_owned())
             }
-            Self::Refused { .. } | Self::Broken(_) | Self::Argument { .. } | Self::Runtime(_) => None,
+            Self::NoPermission { .. } => Some("the same command with sudo before it".to_owned()),
+            Self::Refused { message, .. } => fix_of_refusal(message).map(str::to_owned),
+            Self::Argument { .. } => Some("see what it takes: the same command with --help".to_owned()),
+            Self::Broken(_) | Self::Runtime(_) => None,
         }
     }
 
@@ -97,6 +107,7 @@ impl ClientError {
     pub fn problem(&self) -> Problem {
         let slug = match self {
             Self::Unreachable { .. } => Slug::ServerUnreachable.name(),
+            Self::NoPermission { .. } => Slug::NoPermission.name(),
             Self::NotRunning { .. }
             | Self::Refused { .. }
             | Self::Broken(_)
@@ -115,12 +126,27 @@ impl ClientError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::NotRunning { .. } => 3,
+            Self::NoPermission { .. } => 4,
             Self::Unreachable { .. } => 5,
             Self::Refused { status: 401, .. } => 7,
             Self::Argument { .. } => 2,
             Self::Refused { .. } | Self::Broken(_) | Self::Runtime(_) => 1,
         }
     }
+}
+
+/// What helps against a refusal, as far as its words tell.
+fn fix_of_refusal(message: &str) -> Option<&'static str> {
+    let lists = [
+        ("there is no person", "samewire control users list shows all"),
+        ("there is no machine", "samewire control nodes list shows all"),
+        ("there is no key", "samewire control keys list shows all"),
+        (
+            "tagOwners",
+            "declare the tag in the policy: samewire policy get > FILE, then samewire policy set FILE",
+        ),
+    ];
+    lists.iter().find(|(words, _)| message.contains(words)).map(|(_, fix)| *fix)
 }
 
 /// Speaks to one server.
@@ -257,7 +283,11 @@ impl<'a> Client<'a> {
             said.as_ref().and_then(|said| said.get("message")).and_then(Value::as_str).unwrap_or(text.trim());
         let details = said.as_ref().and_then(|said| said.pointer("/data/0/errors/0")).and_then(Value::as_str);
         let details = details.map(|details| details.trim_end().replace('\n', "\n       "));
-        Err(ClientError::Refused { status, message: message.to_owned(), details })
+        let mut message = message.to_owned();
+        if !message.ends_with(['.', '?', '!', '}']) {
+            message.push('.');
+        }
+        Err(ClientError::Refused { status, message, details })
     }
 }
 
@@ -265,7 +295,12 @@ impl<'a> Client<'a> {
 async fn connect(state: &Path) -> Result<UnixStream, ClientError> {
     use std::os::fd::AsRawFd;
     let socket = state.join("control.sock");
-    let missing = |source: std::io::Error| ClientError::NotRunning { socket: socket.clone(), source };
+    let missing = |source: std::io::Error| {
+        if source.kind() == std::io::ErrorKind::PermissionDenied {
+            return ClientError::NoPermission { path: state.to_owned() };
+        }
+        ClientError::NotRunning { socket: socket.clone(), source }
+    };
     let directory = rustix::fs::open(state, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     let directory = directory.map_err(|e| missing(e.into()))?;
     let path = format!("/proc/self/fd/{}/control.sock", directory.as_raw_fd());

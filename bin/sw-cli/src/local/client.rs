@@ -14,6 +14,10 @@ use serde::de::DeserializeOwned;
 use sw_types::local::{LOCAL_HOST, OFFICIAL_SOCKET_PATH, Problem, SOCKET_PATH};
 use sw_types::problem::Slug;
 
+/// Root's state.
+const STATE_DIR: &str = "/var/lib/samewire";
+/// Is there when systemd is the service manager.
+const SYSTEMD_RUNS: &str = "/run/systemd/system";
 /// Longest head of a response.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Longest body that is read whole; a netmap of 10,000 peers has some 20 MiB.
@@ -25,6 +29,8 @@ const CAP_VERSION: u16 = 145;
 #[derive(Debug, Clone)]
 pub struct Client {
     candidates: Vec<PathBuf>,
+    /// No socket was named.
+    is_default: bool,
 }
 
 /// A response whose head has been read.
@@ -54,7 +60,7 @@ impl Client {
     /// official path first (architecture.md §10.1).
     pub fn new(socket: Option<&Path>, is_official_name: bool) -> Self {
         if let Some(socket) = socket {
-            return Self { candidates: vec![socket.to_owned()] };
+            return Self { candidates: vec![socket.to_owned()], is_default: false };
         }
         let mut candidates = Vec::new();
         if is_official_name {
@@ -67,7 +73,7 @@ impl Client {
         if let Some(directory) = std::env::var_os("XDG_RUNTIME_DIR") {
             candidates.push(Path::new(&directory).join("samewire/samewire.sock"));
         }
-        Self { candidates }
+        Self { candidates, is_default: true }
     }
 
     /// The path that is named when nothing answers.
@@ -86,7 +92,25 @@ impl Client {
         if denied {
             return Err(no_permission());
         }
-        Err(Slug::DaemonNotRunning.problem(&[("socket", &self.socket_name())]))
+        Err(self.nobody_there())
+    }
+
+    fn nobody_there(&self) -> Problem {
+        if self.is_default && is_unknown_here() {
+            return Slug::NotSetUp.problem(&[("dir", STATE_DIR)]);
+        }
+        let problem = Slug::DaemonNotRunning.problem(&[("socket", &self.socket_name())]);
+        // A fix must be one that works here.
+        if !self.is_default {
+            let socket = self.socket_name();
+            let fix = format!("start it: samewire daemon --socket={socket}, or check the path");
+            return Problem { fix, ..problem };
+        }
+        if Path::new(SYSTEMD_RUNS).is_dir() {
+            problem
+        } else {
+            Problem { fix: "sudo samewire up".to_owned(), ..problem }
+        }
     }
 
     /// Sends a request and reads the head of the answer. `path` begins with `/localapi/`.
@@ -332,7 +356,21 @@ fn problem_of_error(status: u16, text: &str) -> Problem {
     }
     let told =
         if told.is_empty() { format!("the daemon answers with status {status}") } else { told.to_owned() };
-    Problem::other(if told.ends_with('.') { told } else { format!("{told}.") }, "", "")
+    let fix = if status == 404 {
+        "this daemon does not offer it; samewire version --daemon says which it is"
+    } else {
+        "see: samewire status"
+    };
+    Problem::other(if told.ends_with('.') { told } else { format!("{told}.") }, "", fix)
+}
+
+/// Whether no daemon of this user or of root ever ran here. What may not be looked at may be there.
+fn is_unknown_here() -> bool {
+    let is_absent = |path: &Path| matches!(path.try_exists(), Ok(false));
+    let own = std::env::var_os("XDG_STATE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/state")));
+    is_absent(Path::new(STATE_DIR)) && own.is_none_or(|own| is_absent(&own.join("samewire")))
 }
 
 /// The caller may not do this.

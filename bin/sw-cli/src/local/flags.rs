@@ -6,6 +6,7 @@ use clap::Args;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use sw_types::local::{MaskedPrefs, Prefs};
+use sw_types::problem::quoted;
 
 /// Rewrites `-flag` to `--flag`, for flags of more than one letter. Words after `--` are left alone.
 pub fn normalize(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
@@ -193,8 +194,9 @@ impl PrefFlags {
 fn parse_routes(text: &str) -> Result<Vec<IpNet>, String> {
     let mut routes = Vec::new();
     for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
-        let net: IpNet =
-            word.parse().map_err(|_| format!("{word:?} is no prefix; write for example 192.168.8.0/24"))?;
+        let net: IpNet = word
+            .parse()
+            .map_err(|_| format!("{} is no prefix; write for example 192.168.8.0/24", quoted(word)))?;
         if net != net.trunc() {
             return Err(format!("{word} has bits set behind the prefix; the subnet is {}", net.trunc()));
         }
@@ -217,6 +219,7 @@ fn set_exit_node(
     } else if words.is_empty() {
         masked.set("ExitNodeID", "").set("ExitNodeIP", "").set("AutoExitNode", "");
     } else if words.parse::<std::net::IpAddr>().is_ok() {
+        resolve(words)?;
         masked.set("ExitNodeIP", words).set("ExitNodeID", "");
     } else {
         masked.set("ExitNodeID", resolve(words)?).set("ExitNodeIP", "");
@@ -225,8 +228,16 @@ fn set_exit_node(
 }
 
 fn check_hostname(name: &str) -> Result<(), String> {
-    let is_good = name.len() <= 253 && name.chars().all(|c| !c.is_control() && !c.is_whitespace());
-    if is_good { Ok(()) } else { Err(format!("{name:?} cannot be a host name")) }
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+    };
+    if name.is_empty() || (name.len() <= 253 && name.split('.').all(is_label)) {
+        return Ok(());
+    }
+    Err(format!("{} cannot be a host name: letters, digits and - only", quoted(name)))
 }
 
 /// The preferences as flags of `up`: (flag, value), defaults included, sorted by flag.
@@ -310,6 +321,16 @@ mod tests {
         assert_eq!(prefs.advertise_routes.as_ref().map(Vec::len), Some(3));
         let prefs = masked(&PrefFlags { advertise_exit_node: Some(false), ..PrefFlags::default() }, &prefs);
         assert_eq!(prefs.advertise_routes.as_ref().map(Vec::len), Some(1));
+    }
+
+    #[test]
+    fn host_names_are_those_of_dns() {
+        for name in ["", "a", "a-1.b", "X"] {
+            assert!(check_hostname(name).is_ok(), "{name}");
+        }
+        for name in ["a b", "a_b", "-a", "a-", "a..b", "ä"] {
+            assert!(check_hostname(name).is_err(), "{name}");
+        }
     }
 
     #[test]

@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use clap::Args;
-use sw_types::local::Problem;
+use sw_types::local::{Problem, Status};
 
-use super::{Context, Failure, Outcome, find_machine, misuse, say};
+use super::{Context, Failure, Outcome, find_machine, misuse, not_connected, say};
 
 #[derive(Args, Clone, Debug, Default)]
 pub struct IpArgs {
@@ -25,6 +25,13 @@ pub struct IpArgs {
     machine: Option<String>,
 }
 
+/// Why this machine has no address.
+pub(super) fn no_address(status: &Status) -> Problem {
+    not_connected(status).unwrap_or_else(|| {
+        Problem::other("this machine has no address now.", "the network gives it none", "samewire status")
+    })
+}
+
 pub(super) fn ip(context: &Context, args: &IpArgs) -> Outcome {
     let status = context.status()?;
     let own = status.tailscale_ips.clone().unwrap_or_default();
@@ -35,11 +42,13 @@ pub(super) fn ip(context: &Context, args: &IpArgs) -> Outcome {
         return if own.contains(&wanted) { Ok(()) } else { Err(Failure::Exit(1)) };
     }
     let addresses = match &args.machine {
-        Some(words) => find_machine(&status, words)?.addresses,
-        None if own.is_empty() => {
-            let why = format!("its state is {}", status.backend_state);
-            return Err(Problem::other("this machine has no address now.", why, "samewire up").into());
+        Some(words) => {
+            if let Some(problem) = not_connected(&status) {
+                return Err(problem.into());
+            }
+            find_machine(&status, words)?.addresses
         }
+        None if own.is_empty() => return Err(no_address(&status).into()),
         None => own,
     };
     let mut shown: Vec<IpAddr> = addresses
@@ -51,7 +60,14 @@ pub(super) fn ip(context: &Context, args: &IpArgs) -> Outcome {
         shown.truncate(1);
     }
     if shown.is_empty() {
-        return Err(Problem::other("there is no address of this kind.", "", "").into());
+        let kind = if args.six { "IPv6" } else { "IPv4" };
+        let whose = args.machine.as_deref().unwrap_or("this machine");
+        return Err(Problem::other(
+            format!("{whose} has no {kind} address."),
+            "the network gives it none",
+            "see what it has: samewire ip",
+        )
+        .into());
     }
     shown.into_iter().try_for_each(say)
 }

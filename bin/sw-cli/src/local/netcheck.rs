@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::terminal::{delay, parse_duration};
-use super::{Context, Outcome, say, say_json};
+use super::{Context, Outcome, misuse, say, say_json};
 
 #[derive(Args, Clone, Debug, Default)]
 pub struct NetcheckArgs {
@@ -19,9 +19,18 @@ pub struct NetcheckArgs {
     every: Option<Duration>,
     #[arg(long, hide = true)]
     verbose: bool,
+    /// Accepted for scripts; the daemon's own sockets are what is examined
+    #[arg(long, hide = true)]
+    bind_address: Option<String>,
+    #[arg(long, hide = true)]
+    bind_port: Option<u16>,
 }
 
 pub(super) fn netcheck(context: &Context, args: &NetcheckArgs) -> Outcome {
+    if !matches!(args.format.as_str(), "" | "json" | "json-line") {
+        let what = format!("{} is no format.", sw_types::problem::quoted(&args.format));
+        return Err(misuse(what, "write json or json-line, or leave --format out"));
+    }
     loop {
         let report: Value = context.client.get("/localapi/samewire/v1/netcheck")?;
         match args.format.as_str() {
@@ -63,8 +72,11 @@ fn show(context: &Context, report: &Value) -> Outcome {
         .as_object()
         .map(|map| map.iter().filter_map(|(id, nanos)| Some((nanos.as_u64()?, id.clone()))).collect())
         .unwrap_or_default();
-    let nearest =
-        if home == "0" { "unknown (no response to latency probes)".to_owned() } else { name(&home) };
+    let nearest = if matches!(home.as_str(), "0" | "null") {
+        "unknown (no response to latency probes)".to_owned()
+    } else {
+        name(&home)
+    };
     say(format!("\t* Nearest DERP: {nearest}"))?;
     if !latencies.is_empty() {
         say("\t* DERP latency:")?;

@@ -3,9 +3,11 @@
 use clap::Args;
 use serde_json::{Value, json};
 use sw_types::local::{Prefs, Problem};
+use sw_types::problem::quoted;
 
 use super::flags::{PrefFlags, as_flags, as_typed, parse_bool};
-use super::{Context, Outcome, find_machine, misuse, say, say_json};
+use super::up::exit_node_id;
+use super::{Context, Outcome, misuse, say, say_json};
 
 #[derive(Args, Clone, Debug, Default)]
 pub struct SetArgs {
@@ -22,6 +24,11 @@ pub struct SetArgs {
     webclient: Option<bool>,
     #[arg(long, hide_short_help = true, value_name = "PORT")]
     relay_server_port: Option<String>,
+    #[arg(long, hide_short_help = true, value_name = "ADDRESSES")]
+    relay_server_static_endpoints: Option<String>,
+    /// Go on in spite of a risk (lose-ssh, all)
+    #[arg(long, value_name = "RISK")]
+    accept_risk: Option<String>,
 }
 
 #[derive(Args, Clone, Debug, Default)]
@@ -39,17 +46,7 @@ pub struct GetArgs {
 pub(super) fn set(context: &Context, args: &SetArgs) -> Outcome {
     let current: Prefs = context.client.get("/localapi/v0/prefs")?;
     let status = context.status()?;
-    let resolve = |name: &str| {
-        let machine =
-            find_machine(&status, name).map_err(|problem| problem.what.trim_end_matches('.').to_owned())?;
-        let peers = status.peer.iter().flat_map(|peers| peers.values());
-        let found = peers
-            .filter(|peer| peer.tailscale_ips.as_deref() == Some(&machine.addresses))
-            .find(|peer| peer.exit_node_option);
-        found
-            .map(|peer| peer.id.clone())
-            .ok_or_else(|| format!("{} does not offer to be an exit node", machine.name))
-    };
+    let resolve = |words: &str| exit_node_id(&status, words);
     let refuse = |what: String| misuse(format!("{what}."), "see: samewire set --help");
     let mut masked = args.prefs.to_masked(&current, resolve).map_err(refuse)?;
     if let Some(name) = &args.nickname {
@@ -73,6 +70,16 @@ pub(super) fn set(context: &Context, args: &SetArgs) -> Outcome {
         };
         masked.set("RelayServerPort", value);
     }
+    if let Some(text) = &args.relay_server_static_endpoints {
+        let endpoints: Vec<std::net::SocketAddr> = text
+            .split(',')
+            .map(str::trim)
+            .filter(|word| !word.is_empty())
+            .map(|word| word.parse().map_err(|_| refuse(format!("{} is no address with port", quoted(word)))))
+            .collect::<Result<_, _>>()?;
+        masked.set("RelayServerStaticEndpoints", json!(endpoints));
+    }
+    let _accepted = &args.accept_risk;
     if masked.is_empty() {
         return Err(misuse("`set` without a setting.", "see: samewire set --help"));
     }
@@ -105,8 +112,8 @@ pub(super) fn get(context: &Context, args: &GetArgs) -> Outcome {
             Some((_, value)) if args.json => say_json(&json!({ name: value })),
             Some((_, value)) => say(value),
             None => {
-                Err(Problem::other(format!("there is no setting {name:?}."), "", "samewire get lists all")
-                    .into())
+                let what = format!("there is no setting {}.", quoted(name));
+                Err(Problem::misuse(what, "samewire get lists all").into())
             }
         },
     }

@@ -1,11 +1,16 @@
 //! `switch` (localapi-cli.md §B2).
 
+use std::time::{Duration, Instant};
+
 use clap::Args;
 use serde_json::json;
-use sw_types::local::{LoginProfile, Problem};
+use sw_types::local::{LoginProfile, Problem, Status};
 
 use super::client::escape;
-use super::{Context, Outcome, misuse, say, say_json};
+use super::{Context, Failure, Outcome, misuse, not_connected, say, say_json};
+
+/// How long the other account is waited for.
+const SETTLE_MAX: Duration = Duration::from_secs(15);
 
 #[derive(Args, Clone, Debug, Default)]
 pub struct SwitchArgs {
@@ -46,12 +51,29 @@ pub(super) fn switch(context: &Context, args: &SwitchArgs) -> Outcome {
                 &format!("/localapi/v0/profiles/{}", escape(&profile.id)),
                 None,
             )?;
-            say("Success.")
+            settle(context)
         }
         _ => Err(misuse(
             "`switch` wants one network or account.",
             "see which there are: samewire switch --list",
         )),
+    }
+}
+
+/// Waits until the other account is up, or cannot be by itself.
+fn settle(context: &Context) -> Outcome {
+    let end = Instant::now() + SETTLE_MAX;
+    loop {
+        let status: Status = context.client.get("/localapi/v0/status?peers=false")?;
+        match status.backend_state.as_str() {
+            "Running" => return say("Success."),
+            "NeedsLogin" if context.is_official => {
+                say("Logged out.\nTo log in, run:\n  tailscale up")?;
+                return Err(Failure::Exit(1));
+            }
+            "Starting" | "NoState" if Instant::now() < end => std::thread::sleep(Duration::from_millis(50)),
+            _ => return not_connected(&status).map_or(Ok(()), |problem| Err(problem.into())),
+        }
     }
 }
 
@@ -87,8 +109,8 @@ fn find<'a>(profiles: &'a [LoginProfile], words: &str) -> Result<&'a LoginProfil
     ];
     tests.iter().find_map(|text| profiles.iter().find(|profile| text(profile) == words)).ok_or_else(|| {
         Problem::other(
-            format!("there is no account {words:?} on this machine."),
-            "",
+            format!("there is no account {} on this machine.", sw_types::problem::quoted(words)),
+            "an account is named by its id, its network or its name",
             "samewire switch --list shows all",
         )
     })

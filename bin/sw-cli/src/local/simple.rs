@@ -8,7 +8,7 @@ use serde_json::json;
 use sw_types::local::{MaskedPrefs, Prefs, Problem, Status};
 
 use super::terminal::parse_duration;
-use super::{Context, Failure, Outcome, print_bytes, say, say_json, warn};
+use super::{Context, Outcome, print_bytes, say, say_json, warn};
 
 #[derive(Args, Clone, Debug, Default)]
 pub struct DownArgs {
@@ -115,16 +115,9 @@ pub(super) fn wait(context: &Context, args: &WaitArgs) -> Outcome {
             return Ok(());
         }
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            let why = match state {
-                Ok(status) => format!("its state is {}", status.backend_state),
-                Err(problem) => problem.what,
-            };
-            warn(
-                Problem::other("the time ran out before the machine was up.", why, "see: samewire status")
-                    .render()
-                    .trim_end(),
-            );
-            return Err(Failure::Exit(if context.is_official { 1 } else { 8 }));
+            let cause = state.map_or_else(Some, |status| super::not_connected(&status));
+            let why = cause.map(|problem| problem.what.trim_end_matches('.').to_owned()).unwrap_or_default();
+            return Err(super::timed_out(why, "see: samewire status"));
         }
         std::thread::sleep(Duration::from_millis(100));
     }
@@ -156,7 +149,8 @@ pub(super) fn metrics(context: &Context, args: &MetricsArgs) -> Outcome {
     match &args.action {
         None | Some(MetricsAction::Print) => print_bytes(&text),
         Some(MetricsAction::Write { path }) => std::fs::write(path, text).map_err(|error| {
-            Problem::other("the file was not written.", format!("{}: {error}", path.display()), "").into()
+            let why = format!("{}: {error}", path.display());
+            Problem::other("the file was not written.", why, "choose a place that you may write to").into()
         }),
     }
 }
@@ -170,6 +164,14 @@ pub(super) fn bugreport(context: &Context, args: &BugreportArgs) -> Outcome {
 
 /// Joins standard input and output to a connection that the daemon opens.
 pub(super) fn nc(context: &Context, args: &NcArgs) -> Outcome {
+    let status = context.status()?;
+    if let Some(problem) = super::not_connected(&status) {
+        return Err(problem.into());
+    }
+    // A bare word is a machine's name; what has a dot may be somebody else's.
+    if args.host.parse::<std::net::IpAddr>().is_err() && !args.host.contains('.') {
+        super::find_machine(&status, &args.host)?;
+    }
     let port = args.port.to_string();
     let headers = [
         ("Upgrade", "ts-dial"),
@@ -180,15 +182,13 @@ pub(super) fn nc(context: &Context, args: &NcArgs) -> Outcome {
     let response = context.client.send_with("POST", "/localapi/v0/dial", None, &headers, None)?;
     if response.status() == 200 && response.header("dial-self") == Some("true") {
         let address = response.header("dial-addr").unwrap_or_default().to_owned();
-        let stream = std::net::TcpStream::connect(&address).map_err(|error| {
-            Problem::other(
-                format!("{} does not answer on port {port}.", args.host),
-                error.to_string(),
-                format!("samewire explain {}", args.host),
-            )
-        })?;
+        let stream =
+            std::net::TcpStream::connect(&address).map_err(|error| silent(args, &error.to_string()))?;
         let reader = stream.try_clone().map_err(|error| Problem::other(error.to_string(), "", ""))?;
         return join(reader, stream, &[]);
+    }
+    if response.status() == 502 {
+        return Err(silent(args, response.text()?.trim()).into());
     }
     if response.status() != 101 {
         response.ok()?;
@@ -202,6 +202,14 @@ pub(super) fn nc(context: &Context, args: &NcArgs) -> Outcome {
     let (rest, stream) = response.into_stream();
     let reader = stream.try_clone().map_err(|error| Problem::other(error.to_string(), "", ""))?;
     join(reader, stream, &rest)
+}
+
+fn silent(args: &NcArgs, why: &str) -> Problem {
+    Problem::other(
+        format!("{} does not answer on port {}.", args.host, args.port),
+        why,
+        format!("samewire explain {}:{}", args.host, args.port),
+    )
 }
 
 fn join(

@@ -4,8 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use sw_types::UnixTime;
-use sw_types::local::{PeerStatus, Problem, Status};
-use sw_types::problem::Slug;
+use sw_types::local::{PeerStatus, Status};
 
 use super::flags::parse_bool;
 use super::terminal::{age, delay, pad, shorten};
@@ -41,7 +40,7 @@ pub(super) fn status(context: &Context, args: &StatusArgs) -> Outcome {
     if context.terminal.is_pretty { screen(context, args, &status) } else { lines(context, args, &status) }
 }
 
-fn now() -> UnixTime {
+pub(super) fn now() -> UnixTime {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     UnixTime::from_nanos(i128::try_from(since.as_nanos()).unwrap_or(i128::MAX))
 }
@@ -59,24 +58,7 @@ fn not_running(context: &Context, status: &Status) -> Option<Failure> {
     if context.is_official {
         return Some(say(official).err().unwrap_or(Failure::Exit(1)));
     }
-    Some(match status.backend_state.as_str() {
-        "Stopped" => {
-            Problem::other("this machine is disconnected.", "it was disconnected by hand", "samewire up")
-                .into()
-        }
-        "NeedsLogin" if status.have_node_key => Slug::LoginNeeded
-            .problem(&[("reason", &status.health.first().cloned().unwrap_or_default())])
-            .into(),
-        "NeedsLogin" if status.auth_url.is_empty() => Slug::NotSetUp.problem(&[("dir", "")]).into(),
-        "NeedsLogin" => Slug::LoginNeeded
-            .problem(&[("reason", &format!("someone has to sign in at {}", status.auth_url))])
-            .into(),
-        "NeedsMachineAuth" => {
-            let name = status.self_node.as_ref().map(|node| node.host_name.clone()).unwrap_or_default();
-            Slug::WaitingApproval.problem(&[("name", &name), ("url", "the server's page Machines")]).into()
-        }
-        _ => Problem::other(official, "", "").into(),
-    })
+    super::not_connected(status).map(Failure::from)
 }
 
 fn lines(context: &Context, args: &StatusArgs, status: &Status) -> Outcome {

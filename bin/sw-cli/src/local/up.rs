@@ -7,7 +7,7 @@ use base64::Engine as _;
 use clap::Args;
 use serde_json::json;
 use sw_types::local::{BackendState, MaskedPrefs, Notify, Prefs, Problem, StartOptions, Status};
-use sw_types::problem::Slug;
+use sw_types::problem::{Slug, quoted};
 
 use super::flags::{PrefFlags, as_flags, as_typed, parse_bool};
 use super::terminal::parse_duration;
@@ -56,6 +56,9 @@ pub struct FirstFlags {
     /// First machine: root certificate of that authority, PEM
     #[arg(long, value_name = "FILE")]
     pub acme_ca: Option<std::path::PathBuf>,
+    /// Name of the interface, or userspace-networking for none; kept for later starts
+    #[arg(long, value_name = "NAME")]
+    pub tun: Option<String>,
     /// First machine: begin a new network although another one is near
     #[arg(long)]
     pub new_network: bool,
@@ -101,12 +104,7 @@ pub struct LoginArgs {
 }
 
 pub(super) fn up(context: &Context, args: &UpArgs) -> Outcome {
-    if let Some(word) = args.extra.first() {
-        return Err(misuse(format!("`up` takes no argument {word:?}."), "see: samewire up --help"));
-    }
-    if args.host_routes == Some(false) {
-        return Err(misuse("--host-routes can only be true.", "leave it out"));
-    }
+    args.check()?;
     let status = context.status()?;
     let current: Prefs = context.client.get("/localapi/v0/prefs")?;
     let has_login = status.have_node_key || !status.self_node.as_ref().is_none_or(|node| node.id.is_empty());
@@ -116,7 +114,8 @@ pub(super) fn up(context: &Context, args: &UpArgs) -> Outcome {
     if is_bare && has_login && status.backend_state != "NeedsLogin" && !current.control_url.is_empty() {
         return simple_up(context, &plan);
     }
-    if !args.reset && !current.control_url.is_empty() {
+    // What a failed first try left behind are no settings of anybody.
+    if !args.reset && !current.control_url.is_empty() && has_login {
         check_unmentioned(context, args, &current, &plan.wanted)?;
     }
     let is_running = status.backend_state == "Running";
@@ -139,14 +138,20 @@ pub(super) fn up(context: &Context, args: &UpArgs) -> Outcome {
 
 pub(super) fn login(context: &Context, args: &LoginArgs) -> Outcome {
     let status = context.status()?;
-    let needs_new_profile = status.have_node_key;
-    if needs_new_profile && !matches!(status.backend_state.as_str(), "NeedsLogin") {
-        context.client.command("PUT", "/localapi/v0/profiles/", None)?;
-    }
     let current: Prefs = context.client.get("/localapi/v0/prefs")?;
-    let up = UpArgs { session: args.session.clone(), prefs: args.prefs.clone(), ..UpArgs::default() };
-    let status = context.status()?;
+    let mut up = UpArgs { session: args.session.clone(), prefs: args.prefs.clone(), ..UpArgs::default() };
+    // Whoever names no server means the one of this machine.
+    if up.session.login_server.is_none() && up.session.auth_key.is_none() && !current.control_url.is_empty() {
+        up.session.login_server = Some(current.control_url.clone());
+    }
+    // All that can be wrong with the words is found before anything is left behind.
     let mut plan = Plan::new(context, &up, &status, &current)?;
+    let needs_new_profile = status.have_node_key && status.backend_state != "NeedsLogin";
+    if needs_new_profile {
+        context.client.command("PUT", "/localapi/v0/profiles/", None)?;
+        let current: Prefs = context.client.get("/localapi/v0/prefs")?;
+        plan = Plan::new(context, &up, &context.status()?, &current)?;
+    }
     if let Some(name) = &args.nickname {
         plan.wanted.profile_name.clone_from(name);
     }
@@ -159,6 +164,23 @@ impl UpArgs {
         self.session.login_server.is_some() || self.session.auth_key.is_some() || self.force_reauth
     }
 
+    /// Refuses what `up` never takes.
+    ///
+    /// # Errors
+    /// Which word that is.
+    pub fn check(&self) -> Result<(), Problem> {
+        if let Some(word) = self.extra.first() {
+            return Err(Problem::misuse(
+                format!("`up` takes no argument {}.", quoted(word)),
+                "see: samewire up --help",
+            ));
+        }
+        if self.host_routes == Some(false) {
+            return Err(Problem::misuse("--host-routes can only be true.", "leave it out"));
+        }
+        self.session.login_server.as_deref().map_or(Ok(()), |url| check_url(url).map(drop))
+    }
+
     /// Whether nothing was asked for but to be up.
     pub fn changes_nothing(&self) -> bool {
         self.session.is_empty() && self.prefs.is_empty() && !self.reset
@@ -169,7 +191,7 @@ impl UpArgs {
     /// # Errors
     /// A value that cannot be.
     pub fn wanted_prefs(&self, current: &Prefs) -> Result<Prefs, Problem> {
-        let refuse = |what: String| Problem::other(format!("{what}."), "", "see: samewire up --help");
+        let refuse = |what: String| Problem::misuse(format!("{what}."), "see: samewire up --help");
         let no_peers = |name: &str| Err(format!("no machine is called {name:?} yet"));
         let mut masked = self.prefs.to_masked(current, no_peers).map_err(refuse)?;
         if let Some(text) = &self.session.advertise_tags {
@@ -258,15 +280,49 @@ impl Plan {
     }
 }
 
-fn exit_node_id(status: &Status, name: &str) -> Result<String, String> {
+/// The id of the exit node that is named or addressed; empty for an address that cannot be looked up now.
+pub(super) fn exit_node_id(status: &Status, words: &str) -> Result<String, String> {
+    let is_address = words.parse::<std::net::IpAddr>().is_ok();
+    if is_address && status.backend_state != "Running" {
+        return Ok(String::new());
+    }
     let machine =
-        find_machine(status, name).map_err(|problem| problem.what.trim_end_matches('.').to_owned())?;
+        find_machine(status, words).map_err(|problem| problem.what.trim_end_matches('.').to_owned())?;
+    if machine.is_self {
+        return Err("this machine cannot be its own exit node".to_owned());
+    }
     let peers = status.peer.iter().flat_map(|peers| peers.values());
     peers
         .filter(|peer| peer.tailscale_ips.as_deref() == Some(&machine.addresses))
         .find(|peer| peer.exit_node_option)
         .map(|peer| peer.id.clone())
         .ok_or_else(|| format!("{} does not offer to be an exit node", machine.name))
+}
+
+/// How far the way into the network is, for whoever waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    Up,
+    WaitsForApproval,
+    OnTheWay,
+}
+
+impl Progress {
+    /// What a state means for whoever waits.
+    pub fn of(state: Option<BackendState>) -> Self {
+        match state {
+            Some(BackendState::Running) => Self::Up,
+            Some(BackendState::NeedsMachineAuth) => Self::WaitsForApproval,
+            Some(
+                BackendState::NoState
+                | BackendState::InUseOtherUser
+                | BackendState::NeedsLogin
+                | BackendState::Stopped
+                | BackendState::Starting,
+            )
+            | None => Self::OnTheWay,
+        }
+    }
 }
 
 fn parse_tags(text: &str) -> Result<Vec<String>, String> {
@@ -286,16 +342,20 @@ fn parse_tags(text: &str) -> Result<Vec<String>, String> {
 fn read_auth_key(text: &str) -> Result<String, Failure> {
     let Some(path) = text.strip_prefix("file:") else { return Ok(text.to_owned()) };
     std::fs::read_to_string(path).map(|key| key.trim().to_owned()).map_err(|error| {
-        misuse(format!("the file {path} with the auth key cannot be read: {error}."), "check its name")
+        let what = format!("the file {} with the auth key cannot be read.", quoted(path));
+        Problem { why: error.to_string(), ..Problem::misuse(what, "check its name and its rights") }.into()
     })
 }
 
-fn check_url(url: &str) -> Result<String, Failure> {
+fn check_url(url: &str) -> Result<String, Problem> {
     let trimmed = url.trim_end_matches('/');
     let host = trimmed.strip_prefix("https://").or_else(|| trimmed.strip_prefix("http://"));
     match host {
         Some(host) if !host.is_empty() && !host.contains(char::is_whitespace) => Ok(trimmed.to_owned()),
-        Some(_) | None => Err(misuse(format!("{url:?} is no server address."), "write it as https://HOST")),
+        Some(_) | None => {
+            let what = format!("{} is no server address.", quoted(url));
+            Err(Problem::misuse(what, "write it as https://HOST"))
+        }
     }
 }
 
@@ -408,15 +468,15 @@ fn follow(
             return Err(problem.into());
         }
         if let Some(message) = notify.err_message {
-            return Err(Problem::other(message, "", "").into());
+            return Err(Problem::other(message, "", "see: samewire status").into());
         }
         if let Some(url) = notify.browse_to_url.filter(|url| !url.is_empty() && *url != shown_url) {
             show_login_url(context, plan, &url)?;
             has_printed = true;
             shown_url = url;
         }
-        match notify.state {
-            Some(BackendState::Running) => {
+        match Progress::of(notify.state) {
+            Progress::Up => {
                 if old_key.is_some() && context.status()?.self_node.map(|node| node.public_key) == old_key {
                     continue;
                 }
@@ -425,18 +485,11 @@ fn follow(
                 }
                 return plan.report_running(context);
             }
-            Some(BackendState::NeedsMachineAuth) => {
+            Progress::WaitsForApproval => {
                 show_waiting(context, plan)?;
                 has_printed = true;
             }
-            Some(
-                BackendState::NoState
-                | BackendState::InUseOtherUser
-                | BackendState::NeedsLogin
-                | BackendState::Stopped
-                | BackendState::Starting,
-            )
-            | None => {}
+            Progress::OnTheWay => {}
         }
     }
 }
@@ -447,20 +500,12 @@ fn timed_out(context: &Context) -> Outcome {
     let why = match status.backend_state.as_str() {
         "NeedsLogin" if !status.auth_url.is_empty() => format!("nobody signed in at {}", status.auth_url),
         "NeedsMachineAuth" => "an admin has not approved this machine yet".to_owned(),
-        _ => {
-            status.health.first().cloned().unwrap_or_else(|| format!("its state is {}", status.backend_state))
-        }
+        _ => status.health.first().map_or_else(
+            || format!("its state is {}", status.backend_state),
+            |told| told.trim_end_matches('.').to_owned(),
+        ),
     };
-    warn(
-        Problem::other(
-            "the time ran out before the machine was up.",
-            why,
-            "it goes on trying; see: samewire status",
-        )
-        .render()
-        .trim_end(),
-    );
-    Err(Failure::Exit(if context.is_official { 1 } else { 8 }))
+    Err(super::timed_out(why, "it goes on trying; see: samewire status"))
 }
 
 fn show_login_url(context: &Context, plan: &Plan, url: &str) -> Outcome {

@@ -1,11 +1,15 @@
 //! `whois` and `whoami` (localapi-cli.md §B8).
 
+use std::net::{IpAddr, SocketAddr};
+
 use clap::Args;
 use serde_json::Value;
 use sw_types::local::Problem;
+use sw_types::problem::quoted;
 
 use super::client::escape;
-use super::{Context, Outcome, say, say_json};
+use super::ip::no_address;
+use super::{Context, Outcome, find_machine, misuse, not_connected, say, say_json};
 
 #[derive(Args, Clone, Debug, Default)]
 pub struct WhoisArgs {
@@ -15,7 +19,7 @@ pub struct WhoisArgs {
     /// tcp or udp, for an address with port
     #[arg(long, value_name = "PROTO")]
     proto: Option<String>,
-    /// Address, or address:port
+    /// Address, address:port, or a machine's name
     address: String,
 }
 
@@ -28,12 +32,27 @@ pub struct WhoamiArgs {
 
 pub(super) fn whois(context: &Context, args: &WhoisArgs) -> Outcome {
     let proto = args.proto.as_deref().unwrap_or_default();
-    let path = format!("/localapi/v0/whois?addr={}&proto={}", escape(&args.address), escape(proto));
+    if !matches!(proto, "" | "tcp" | "udp") {
+        return Err(misuse(format!("{} is no protocol.", quoted(proto)), "write tcp or udp"));
+    }
+    let words = &args.address;
+    let is_address = words.parse::<IpAddr>().is_ok() || words.parse::<SocketAddr>().is_ok();
+    // A name is what people have at hand; the API wants an address.
+    let address = if is_address || words.starts_with("nodekey:") {
+        words.clone()
+    } else {
+        let machine = find_machine(&context.status()?, words)?;
+        machine.addresses.first().map(ToString::to_string).unwrap_or_default()
+    };
+    let path = format!("/localapi/v0/whois?addr={}&proto={}", escape(&address), escape(proto));
     let response = context.client.send("GET", &path, None)?;
     if response.status() == 404 {
+        if let Some(problem) = not_connected(&context.status()?) {
+            return Err(problem.into());
+        }
         return Err(Problem::other(
-            format!("no machine has the address {}.", args.address),
-            "",
+            format!("no machine has the address {address}."),
+            "neither this machine nor one that is visible from here",
             "samewire status lists all",
         )
         .into());
@@ -45,8 +64,7 @@ pub(super) fn whois(context: &Context, args: &WhoisArgs) -> Outcome {
 pub(super) fn whoami(context: &Context, args: &WhoamiArgs) -> Outcome {
     let status = context.status()?;
     let address = status.tailscale_ips.iter().flatten().next();
-    let address =
-        address.ok_or_else(|| Problem::other("this machine has no address now.", "", "samewire up"))?;
+    let address = address.ok_or_else(|| no_address(&status))?;
     let mut answer: Value =
         context.client.get(&format!("/localapi/v0/whois?addr={}", escape(&address.to_string())))?;
     let tailnet = serde_json::to_value(&status.current_tailnet).unwrap_or_default();

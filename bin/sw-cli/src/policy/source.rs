@@ -27,7 +27,7 @@ impl Failure {
     pub(super) fn report(self) -> ExitCode {
         eprintln!("error: {}", self.what);
         if let Some(why) = self.why {
-            eprintln!("  why: {why}");
+            eprintln!("  why: {}", sw_types::problem::without_numbers(&why));
         }
         if let Some(fix) = self.fix {
             eprintln!("  fix: {fix}");

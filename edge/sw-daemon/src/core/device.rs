@@ -76,8 +76,10 @@ impl Core {
                 self.paths.on_authenticated(&peer, source, now);
             }
             Event::ServicePacket(packet) => {
-                let device = Arc::clone(&self.device);
-                self.dns.on_packet(&packet, &device);
+                if !self.on_own_packet(&packet) {
+                    let device = Arc::clone(&self.device);
+                    self.dns.on_packet(&packet, &device);
+                }
             }
         }
     }

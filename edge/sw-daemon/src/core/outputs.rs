@@ -179,6 +179,7 @@ impl Core {
         self.device
             .set_local_addrs(own.unwrap_or_default().into_iter().chain(advertised).collect(), services);
         let TunMode::Interface(name) = &self.config.tun else {
+            self.refresh_peer_api();
             self.node.on_machine_ready(now);
             return;
         };

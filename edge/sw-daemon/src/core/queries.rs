@@ -4,11 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sw_node::desired::peer_api_url;
+use sw_node::grants;
 use sw_node::node::profile_of;
 use sw_node::status::{PeerRuntime, StatusContext, region_code, status};
 use sw_path::{PingOutcome, Verdict};
 use sw_types::local::{BackendState, MaskedPrefs, Prefs, PrefsError, StartOptions, Status, UserProfile};
+use sw_types::problem::Slug;
 use sw_types::{NodeId, NodeKey, NodePrivate, Path, RegionId, Secret, UnixTime, UserId};
 use tokio::sync::oneshot;
 
@@ -83,7 +84,7 @@ impl Core {
     }
 
     /// One of the reasons of ux.md §2.4.
-    fn relay_reason(&self, report: Option<&sw_path::PeerReport>) -> String {
+    pub(super) fn relay_reason(&self, report: Option<&sw_path::PeerReport>) -> String {
         let Some(report) = report else { return String::new() };
         let own_report = self.paths.net_report();
         let reason = if own_report.is_some_and(|own| !own.udp) {
@@ -104,6 +105,10 @@ impl Core {
         if let Some(problem) = self.node.problem() {
             health.push(problem.what.clone());
         }
+        let prefs = self.node.prefs();
+        if prefs.logged_out && !prefs.control_url.is_empty() && health.is_empty() {
+            health.push("it was signed out here.".to_owned());
+        }
         if let Some(error) = &self.applied.router_error {
             health.push(format!("The routes could not be set: {error}"));
         }
@@ -122,6 +127,7 @@ impl Core {
             health.push("The relay of this machine does not answer.".to_owned());
         }
         let now = self.now().wall;
+        health.extend(clock_problem(netmap.clock_offset_nanos, now));
         if let Some(expiry) = netmap.self_node.key_expiry.filter(|expiry| *expiry > now) {
             let left = expiry.saturating_since(now);
             if left < EXPIRY_NOTICE {
@@ -193,10 +199,18 @@ impl Core {
             Err(_) => netmap.node_by_address(parse_address(words)?),
         }?;
         let profile = profile_of(netmap, node.user).unwrap_or_default();
+        let (rules, holds) = (netmap.filter_rules(), |name: &str| node.cap_map.contains_key(name));
+        let own = netmap.self_node.addresses.iter().map(|net| net.addr());
+        let caps: sw_tailcfg::CapMap = node
+            .addresses
+            .iter()
+            .zip(own)
+            .flat_map(|(src, dst)| grants::granted(&rules, src.addr(), dst, holds))
+            .collect();
         Some(json!({
             "Node": node_json(netmap.magic_dns_suffix(), node),
             "UserProfile": profile,
-            "CapMap": {},
+            "CapMap": caps,
         }))
     }
 
@@ -204,6 +218,27 @@ impl Core {
         let netmap = self.node.netmap()?;
         let node = if netmap.self_node.id == id { &netmap.self_node } else { netmap.peer(id)? };
         Some(node_json(netmap.magic_dns_suffix(), node))
+    }
+
+    /// Where the API of the peer with this address is.
+    pub(crate) fn peer_api_url(&self, ip: IpAddr) -> Option<String> {
+        let netmap = self.node.netmap()?;
+        sw_node::desired::peer_api_url(netmap, netmap.node_by_address(ip)?)
+    }
+
+    /// The addresses of a name of the network.
+    pub(crate) fn look_up(&self, name: &str) -> Vec<IpAddr> {
+        self.resolver.load().lookup(name).map(<[IpAddr]>::to_vec).unwrap_or_default()
+    }
+
+    /// Whether packets to this address go into the network.
+    pub(crate) fn is_inside(&self, ip: IpAddr) -> bool {
+        self.device.owner(ip).is_some() || sw_types::is_tailnet_ip(ip)
+    }
+
+    /// The network as this process sees it, in userspace mode.
+    pub(crate) fn network(&self) -> Option<crate::userspace::Network> {
+        self.network.clone()
     }
 
     pub(crate) fn user_profile(&self, id: UserId) -> Option<UserProfile> {
@@ -283,49 +318,6 @@ impl Core {
         })
     }
 
-    /// Everything `explain` prints, as facts (ux.md §2.5).
-    pub(crate) fn explain(&self, ip: IpAddr) -> Option<Value> {
-        let netmap = self.node.netmap()?;
-        let node = netmap.node_by_address(ip)?;
-        let now = self.now();
-        let report = self.paths.report(&node.key, now);
-        let route = report.as_ref().and_then(|report| report.route.path());
-        let candidates: Vec<Value> = report
-            .iter()
-            .flat_map(|report| &report.candidates)
-            .map(|candidate| {
-                json!({
-                    "via": via_text(&candidate.via),
-                    "verdict": verdict_text(candidate.verdict),
-                    "rttMs": candidate.rtt.map(|rtt| rtt.as_secs_f64() * 1e3),
-                    "pings": candidate.pings,
-                    "pongs": candidate.pongs,
-                    "mtu": candidate.mtu,
-                })
-            })
-            .collect();
-        let stats = self.device.peer(&node.key);
-        Some(json!({
-            "name": short_name(&node.name),
-            "address": ip,
-            "self": short_name(&netmap.self_node.name),
-            "online": node.online,
-            "lastSeen": node.last_seen,
-            "expired": netmap.is_expired(node, now.wall),
-            "path": route.map(|path| path.to_string()),
-            "direct": route.is_some_and(|path| path.is_direct()),
-            "relay": node.home_region().map(|region| region_code(netmap, region)),
-            "reason": self.relay_reason(report.as_ref()),
-            "relayRttMs": report.as_ref().and_then(|report| report.relay_rtt).map(|rtt| rtt.as_secs_f64() * 1e3),
-            "ownNat": report.as_ref().map(|report| format!("{:?}", report.own_nat)),
-            "peerNat": report.as_ref().and_then(|report| report.peer_nat).map(|nat| format!("{nat:?}")),
-            "mtu": sw_node::desired::MTU,
-            "lastHandshake": stats.and_then(|stats| stats.last_handshake).filter(|time| *time > UnixTime::EPOCH),
-            "candidates": candidates,
-            "peerApi": peer_api_url(netmap, node),
-        }))
-    }
-
     pub(super) fn measure_relay(&mut self, region: RegionId) {
         let Some(node) = self.relay_map.regions.get(&region).and_then(|region| region.nodes.first()).cloned()
         else {
@@ -349,11 +341,31 @@ impl Core {
     }
 }
 
+/// What is said of a clock that is this many nanoseconds behind that of the server.
+fn clock_problem(behind_nanos: i128, now: UnixTime) -> Option<String> {
+    let seconds = u64::try_from(behind_nanos.unsigned_abs() / 1_000_000_000).ok().filter(|s| *s > 0)?;
+    let time = match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    };
+    let direction = if behind_nanos > 0 { "behind" } else { "ahead" };
+    let server = UnixTime::from_nanos(now.as_nanos() + behind_nanos).to_string();
+    let problem = Slug::ClockWrong.problem(&[
+        ("time", &time),
+        ("direction", direction),
+        ("server", &server),
+        ("own", &now.to_string()),
+    ]);
+    Some(format!("{} To set it: {}.", problem.what, problem.fix))
+}
+
 fn parse_address(words: &str) -> Option<IpAddr> {
     words.parse().ok().or_else(|| words.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }
 
-fn short_name(name: &str) -> String {
+pub(super) fn short_name(name: &str) -> String {
     name.split('.').next().unwrap_or_default().to_owned()
 }
 
@@ -370,23 +382,20 @@ fn node_json(suffix: &str, node: &sw_tailcfg::Node) -> Value {
     value
 }
 
-fn via_text(via: &sw_path::Via) -> String {
-    match via {
-        sw_path::Via::Direct(address) => format!("direct {address}"),
-        sw_path::Via::PeerRelay { server, vni } => format!("peer relay {server}:vni:{vni}"),
-        sw_path::Via::Relay(region) => format!("relay {region}"),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn verdict_text(verdict: Verdict) -> String {
-    match verdict {
-        Verdict::InUse => "used".to_owned(),
-        Verdict::Slower => "works, slower".to_owned(),
-        Verdict::Doubtful => "misses answers".to_owned(),
-        Verdict::Lossy { lost_percent } => format!("loses {lost_percent} %"),
-        Verdict::Slow => "slower than the relay".to_owned(),
-        Verdict::Lost => "lost".to_owned(),
-        Verdict::NoAnswer => "no answer".to_owned(),
-        Verdict::Untried => "not tried".to_owned(),
+    #[test]
+    fn a_wrong_clock_is_said_with_its_size_and_direction() {
+        let now = UnixTime::from_secs(1_700_000_000);
+        let said = clock_problem(4 * 3600 * 1_000_000_000, now).expect("four hours");
+        assert!(
+            said.starts_with("this machine's clock is 4 h behind. To set it: sudo timedatectl"),
+            "{said}"
+        );
+        let said = clock_problem(-90 * 1_000_000_000, now).expect("a minute and a half");
+        assert!(said.starts_with("this machine's clock is 90 s ahead."), "{said}");
+        assert_eq!(clock_problem(0, now), None);
     }
 }

@@ -22,12 +22,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::control_tasks::ControlTasks;
+use super::peer_messages::PeerPings;
 use super::remember::Remember;
 use super::{Core, CoreHandle, Inputs};
 use crate::bus::Bus;
 use crate::config::{DaemonConfig, Port, TunMode};
 use crate::dns_service::DnsService;
 use crate::errors::chain;
+use crate::peer_api::PeerApi;
 use crate::relays::Relays;
 use crate::sockets::SocketFactory;
 use crate::store::{JOURNAL_FILE, Store, lock_key};
@@ -114,6 +116,8 @@ pub(crate) async fn start(
         sockets,
         disco,
         pings: BTreeMap::new(),
+        peer_pings: PeerPings::new(),
+        peer_api: PeerApi::new(CoreHandle { calls: calls.clone() }),
         reports,
         relay_map: RelayMap::default(),
         interfaces: Interfaces::default(),
@@ -168,6 +172,9 @@ fn open_inner_side(config: &DaemonConfig, store: &Store) -> Result<InnerSide, Pr
     };
     // First, so that what a crashed process left behind is gone before anything new is made.
     let reconciler = Reconciler::start(name, journal).map_err(|error| {
+        if !rustix::process::geteuid().is_root() {
+            return needs_root(chain(&error));
+        }
         Problem::other(
             "the routes of this machine cannot be set.",
             chain(&error),
@@ -191,13 +198,13 @@ fn tun_problem(name: &str, error: &TunError) -> Problem {
         TunError::Open(cause) | TunError::Create { cause, .. }
             if cause.kind() == io::ErrorKind::PermissionDenied =>
         {
-            Problem {
-                slug: Slug::NoPermission.name().to_owned(),
-                what: "making the interface needs root.".to_owned(),
-                why: chain(error),
-                fix: "sudo samewire daemon, or run it without: samewire daemon --tun=userspace-networking"
-                    .to_owned(),
-            }
+            needs_root(chain(error))
+        }
+        TunError::Create { cause, .. }
+            if cause.kind() == io::ErrorKind::InvalidInput && is_interface(name) =>
+        {
+            let problem = Slug::TunNameTaken.problem(&[("tun", name), ("holder", "")]);
+            Problem { why: "a network interface of another kind has it".to_owned(), ..problem }
         }
         TunError::Name { .. } | TunError::Open(_) | TunError::Create { .. } | TunError::Configure { .. } => {
             Problem::other(
@@ -207,6 +214,16 @@ fn tun_problem(name: &str, error: &TunError) -> Problem {
             )
         }
     }
+}
+
+fn needs_root(why: String) -> Problem {
+    let fix = "sudo samewire daemon, or run it without: samewire daemon --tun=userspace-networking";
+    let problem = Problem::other("making the interface needs root.", why, fix);
+    Problem { slug: Slug::NoPermission.name().to_owned(), ..problem }
+}
+
+fn is_interface(name: &str) -> bool {
+    std::path::Path::new("/sys/class/net").join(name).exists()
 }
 
 fn open_device(

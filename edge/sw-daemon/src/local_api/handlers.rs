@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use base64::Engine as _;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use serde_json::json;
@@ -11,7 +12,8 @@ use sw_types::{NodeId, UserId};
 
 use super::{Caller, ResponseBody, capture, json as json_response, text, watch};
 use crate::core::joining::{self, JoinRequest};
-use crate::core::{CoreHandle, Stopped};
+use crate::core::{Core, CoreHandle, Stopped};
+use crate::ping::PingKind;
 
 /// What an endpoint asks of its caller.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -110,6 +112,7 @@ async fn run(
                 None => text(StatusCode::SERVICE_UNAVAILABLE, "no netmap"),
             }
         }
+        (&Method::GET, "dns-query") => dns_query(core, &value("name"), &value("type")).await?,
         (&Method::GET, "cert-domains") => {
             let domains =
                 core.call(|core| core.node.netmap().map(|netmap| netmap.dns.cert_domains.clone())).await?;
@@ -125,8 +128,20 @@ async fn run(
         },
         (&Method::POST, "start") => match serde_json::from_slice::<StartOptions>(&body) {
             Ok(options) => {
-                core.call(move |core| core.start_session(options)).await?;
-                no_content()
+                let started = core.call(move |core| {
+                    let present = core.node.prefs();
+                    if let Some(problem) =
+                        options.update_prefs.as_ref().and_then(|wanted| unusable(wanted, present))
+                    {
+                        return Err(problem);
+                    }
+                    core.start_session(options);
+                    Ok(())
+                });
+                match started.await? {
+                    Ok(()) => no_content(),
+                    Err(problem) => told::<()>(Err(problem)),
+                }
             }
             Err(error) => text(StatusCode::BAD_REQUEST, error.to_string()),
         },
@@ -157,13 +172,15 @@ async fn run(
         (&Method::POST, "ping") => ping(core, query).await,
         (_, "netcheck") => json_response(&core.call(|core| core.netcheck()).await?),
         (_, "explain") => match value("ip").parse::<IpAddr>() {
-            Ok(ip) => found(core.call(move |core| core.explain(ip)).await?, "no such machine"),
+            Ok(ip) => {
+                found(super::explain::explain(core, ip, value("port").parse().ok()).await?, "no netmap")
+            }
             Err(_) => text(StatusCode::BAD_REQUEST, "'ip' is no address"),
         },
-        (&Method::GET, "profiles/") => json_response(&core.call(|core| core.store.profiles()).await?),
-        (&Method::GET, "profiles/current") => {
-            json_response(&core.call(|core| core.store.current_profile()).await?)
+        (_, path) if path.starts_with("profiles/") => {
+            profiles(core, method, &unescape(&path["profiles/".len()..])).await?
         }
+        (&Method::POST, "reset-auth") => done(core.call(Core::remove_all_profiles).await?),
         (&Method::GET, "usermetrics" | "metrics") => {
             text(StatusCode::OK, core.call(crate::metrics::render).await?)
         }
@@ -207,9 +224,36 @@ async fn change_prefs(
             return Ok(text(StatusCode::FORBIDDEN, "access denied"));
         }
     }
-    Ok(match core.call(move |core| core.change_prefs(&change)).await? {
-        Ok(prefs) => json_response(&prefs),
-        Err(error) => prefs_error(&error),
+    let changed = core.call(move |core| {
+        let wanted = change.apply_to(core.node.prefs()).ok();
+        match wanted.and_then(|wanted| unusable(&wanted, core.node.prefs())) {
+            Some(problem) => Err(problem),
+            None => Ok(core.change_prefs(&change)),
+        }
+    });
+    Ok(match changed.await? {
+        Ok(Ok(prefs)) => json_response(&prefs),
+        Ok(Err(error)) => prefs_error(&error),
+        Err(problem) => told::<()>(Err(problem)),
+    })
+}
+
+/// What newly wanted settings ask for that cannot be.
+fn unusable(wanted: &Prefs, present: &Prefs) -> Option<Problem> {
+    let user = &wanted.operator_user;
+    if *user != present.operator_user && !user.is_empty() && sw_os::host::user_id(user).is_none() {
+        return Some(Problem::other(
+            format!("there is no user {} on this machine.", sw_types::problem::quoted(user)),
+            "the operator is one of its users",
+            "see who there is: getent passwd",
+        ));
+    }
+    (wanted.run_ssh && !present.run_ssh).then(|| {
+        Problem::other(
+            "samewire has no SSH server of its own.",
+            "the setting would promise what nothing answers",
+            "run the system's: the policy decides who reaches its port 22; leave --ssh out",
+        )
     })
 }
 
@@ -224,7 +268,42 @@ async fn ping(core: &CoreHandle, query: &BTreeMap<String, String>) -> Response<R
         return text(StatusCode::BAD_REQUEST, "invalid 'ip' parameter");
     };
     let size = query.get("size").and_then(|size| size.parse().ok()).unwrap_or(0);
-    json_response(&crate::ping::ping(core, ip, size).await)
+    let Some(kind) = query.get("type").map_or(Some(PingKind::Disco), |text| PingKind::parse(text)) else {
+        return text(StatusCode::BAD_REQUEST, "invalid 'type' parameter");
+    };
+    json_response(&crate::ping::ping(core, ip, kind, size).await)
+}
+
+/// Asks the daemon's own resolver (localapi-cli.md §A3).
+async fn dns_query(core: &CoreHandle, name: &str, kind: &str) -> Result<Response<ResponseBody>, Stopped> {
+    const KINDS: [(&str, u16); 10] = [
+        ("", 1),
+        ("A", 1),
+        ("NS", 2),
+        ("CNAME", 5),
+        ("SOA", 6),
+        ("PTR", 12),
+        ("MX", 15),
+        ("TXT", 16),
+        ("AAAA", 28),
+        ("SRV", 33),
+    ];
+    let kind = KINDS.iter().find(|(word, _)| word.eq_ignore_ascii_case(kind)).map(|(_, kind)| *kind);
+    let bare = name.trim_end_matches('.');
+    let is_name = bare.len() < 254 && bare.split('.').all(|label| (1..64).contains(&label.len()));
+    let Some(question) = kind.filter(|_| is_name).map(|kind| sw_node::resolve::query(1, bare, kind)) else {
+        return Ok(text(StatusCode::BAD_REQUEST, "missing or bad name or type"));
+    };
+    let dns = core.call(|core| std::sync::Arc::clone(&core.dns)).await?;
+    let resolvers: Vec<_> =
+        dns.upstreams(&question).into_iter().map(|address| json!({ "Addr": address })).collect();
+    Ok(match dns.resolve(&question).await {
+        Some(answer) => {
+            let bytes = base64::engine::general_purpose::STANDARD.encode(answer);
+            json_response(&json!({ "Bytes": bytes, "Resolvers": resolvers }))
+        }
+        None => text(StatusCode::INTERNAL_SERVER_ERROR, "no answer"),
+    })
 }
 
 async fn debug(core: &CoreHandle, action: &str) -> Result<Response<ResponseBody>, Stopped> {
@@ -250,6 +329,30 @@ async fn debug(core: &CoreHandle, action: &str) -> Result<Response<ResponseBody>
         _ => return Ok(text(StatusCode::BAD_REQUEST, "unknown action")),
     }
     Ok(text(StatusCode::OK, "done\n"))
+}
+
+/// The profiles of this machine; `id` is empty for all of them.
+async fn profiles(core: &CoreHandle, method: &Method, id: &str) -> Result<Response<ResponseBody>, Stopped> {
+    let id = id.to_owned();
+    Ok(match (method, id.as_str()) {
+        (&Method::GET, "") => json_response(&core.call(|core| core.store.profiles()).await?),
+        (&Method::PUT, "") => match core.call(|core| core.switch_profile("")).await? {
+            Ok(()) => text(StatusCode::CREATED, ""),
+            Err(problem) => told::<()>(Err(problem)),
+        },
+        (&Method::GET, "current") => json_response(&core.call(|core| core.store.current_profile()).await?),
+        (&Method::GET, _) => found(core.call(move |core| core.profile(&id)).await?, "profile not found"),
+        (&Method::POST, _) => done(core.call(move |core| core.switch_profile(&id)).await?),
+        (&Method::DELETE, _) => done(core.call(move |core| core.remove_profile(&id)).await?),
+        _ => text(StatusCode::METHOD_NOT_ALLOWED, "use GET, PUT, POST, or DELETE"),
+    })
+}
+
+fn done(outcome: Result<(), Problem>) -> Response<ResponseBody> {
+    match outcome {
+        Ok(()) => no_content(),
+        Err(problem) => told::<()>(Err(problem)),
+    }
 }
 
 /// An answer, or what the user reads.
