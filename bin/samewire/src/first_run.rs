@@ -5,6 +5,7 @@
 
 pub mod away;
 pub mod background;
+mod interrupt;
 pub mod invite;
 pub mod join;
 pub mod keep;

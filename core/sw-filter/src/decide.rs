@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use sw_proto::ip::{Fragment, IpError, IpProto, IpView, Transport};
 use sw_tailcfg::FilterRule;
 
+use crate::answered::Service;
 use crate::atoms::{Holders, InvalidRules, NoHolders, Range, atoms};
 use crate::flows::{Flows, Tuple};
 use crate::matcher::Matcher;
@@ -97,6 +98,26 @@ pub struct Filter {
 
 /// IPv4 link-local address of cloud metadata services, which may be asked.
 const METADATA: [u8; 4] = [169, 254, 169, 254];
+
+/// Rules alone, for questions about them.
+#[derive(Debug)]
+pub struct RuleSet(Matcher);
+
+impl RuleSet {
+    /// Compiles rules; those that depend on who holds a capability allow nothing.
+    ///
+    /// # Errors
+    /// As [`Filter::compile`].
+    pub fn compile(rules: &[FilterRule]) -> Result<Self, InvalidRules> {
+        Ok(Self(Matcher::new(atoms(rules, &NoHolders)?)))
+    }
+
+    /// Whether they let `src` open `port` of `dst`. `protocol` is a number of IP.
+    #[must_use]
+    pub fn allows(&self, src: IpAddr, dst: IpAddr, protocol: u8, port: u16) -> bool {
+        self.0.matches(src, dst, Some(service(IpProto(protocol), port)))
+    }
+}
 
 impl Filter {
     /// Compiles rules. `seed` is secret and random.
@@ -207,29 +228,35 @@ impl Filter {
 
     /// Decides on a packet of the host to a peer, and learns its flow.
     pub fn outbound(&self, packet: &[u8], flows: &Flows) -> Verdict {
+        self.outbound_answering(packet, flows).0
+    }
+
+    /// The same. With it comes the service whose connection the
+    /// packet is the first answer to, if it is one.
+    pub(crate) fn outbound_answering(&self, packet: &[u8], flows: &Flows) -> (Verdict, Option<Service>) {
         let view = match preliminary(packet) {
             Ok(Some(view)) => view,
-            Ok(None) => return Verdict::Accept,
-            Err(reason) => return Verdict::Drop(reason),
+            Ok(None) => return (Verdict::Accept, None),
+            Err(reason) => return (Verdict::Drop(reason), None),
         };
         if view.proto() == IpProto::TSMP {
-            return Verdict::Drop(Reason::TsmpFromHost);
+            return (Verdict::Drop(Reason::TsmpFromHost), None);
         }
         if !self.is_local(view.src()) {
-            return Verdict::Drop(Reason::NotOurSource);
+            return (Verdict::Drop(Reason::NotOurSource), None);
         }
         let tuple = tuple(&view);
         if self.lan_flows == LanFlows::AnswersOnly && !self.is_own(view.src()) {
-            return if self.is_answer(&view, &tuple, flows) {
-                Verdict::Accept
-            } else {
-                Verdict::Drop(Reason::LanStart)
-            };
+            let is_answer = self.is_answer(&view, &tuple, flows);
+            return (if is_answer { Verdict::Accept } else { Verdict::Drop(Reason::LanStart) }, None);
         }
-        if has_table(view.proto()) {
-            flows.learn(&tuple.reversed());
-        }
-        Verdict::Accept
+        let is_first = if has_table(view.proto()) {
+            flows.learn(&tuple.reversed()) && self.admitted.knows(&tuple.reversed())
+        } else {
+            view.tcp().is_some_and(|tcp| tcp.is_accepting())
+        };
+        let service = Service { protocol: view.proto(), port: tuple.src_port };
+        (Verdict::Accept, (is_first && self.is_own(view.src())).then_some(service))
     }
 
     fn is_answer(&self, view: &IpView<'_>, tuple: &Tuple, flows: &Flows) -> bool {

@@ -106,12 +106,12 @@ impl Flows {
         }
     }
 
-    /// Remembers a flow.
-    pub(crate) fn learn(&self, tuple: &Tuple) {
+    /// Remembers a flow; whether it is new.
+    pub(crate) fn learn(&self, tuple: &Tuple) -> bool {
         let (bucket, mark) = self.place(tuple);
         if let Some(way) = bucket.marks.iter().position(|own| own.load(Ordering::Relaxed) == mark) {
             self.touch(bucket, way);
-            return;
+            return false;
         }
         let now = self.insertions.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         let age = |way: &usize| {
@@ -119,11 +119,12 @@ impl Flows {
             let used = bucket.used.get(*way).map_or(0, |used| used.load(Ordering::Relaxed));
             if is_free { u32::MAX } else { now.wrapping_sub(used) }
         };
-        let Some(way) = (0..WAYS).max_by_key(age) else { return };
+        let Some(way) = (0..WAYS).max_by_key(age) else { return true };
         if let (Some(own), Some(used)) = (bucket.marks.get(way), bucket.used.get(way)) {
             own.store(mark, Ordering::Relaxed);
             used.store(now, Ordering::Relaxed);
         }
+        true
     }
 }
 

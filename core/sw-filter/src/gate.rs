@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use sw_types::NodeKey;
 
+use crate::answered::{Answered, PeerTag, Service};
 use crate::decide::{Filter, Verdict};
 use crate::flows::Flows;
 
@@ -18,6 +19,7 @@ pub struct Gate {
     flows: Arc<Flows>,
     /// Jailed peers have a flow table of their own.
     jail_flows: Arc<Flows>,
+    answered: Arc<Answered>,
 }
 
 impl Gate {
@@ -34,6 +36,7 @@ impl Gate {
             jailed,
             flows: Arc::new(Flows::new(seed)),
             jail_flows: Arc::new(Flows::new(other)),
+            answered: Arc::new(Answered::new()),
         }
     }
 
@@ -41,7 +44,7 @@ impl Gate {
     #[must_use]
     pub fn replaced(&self, open: Filter, jail: Filter, jailed: BTreeSet<NodeKey>) -> Self {
         let (flows, jail_flows) = (Arc::clone(&self.flows), Arc::clone(&self.jail_flows));
-        Self { open, jail, jailed, flows, jail_flows }
+        Self { open, jail, jailed, flows, jail_flows, answered: Arc::clone(&self.answered) }
     }
 
     fn of(&self, peer: &NodeKey) -> (&Filter, &Flows) {
@@ -61,7 +64,18 @@ impl Gate {
     /// Decides on a packet to a peer.
     pub fn outbound(&self, peer: &NodeKey, packet: &[u8]) -> Verdict {
         let (filter, flows) = self.of(peer);
-        filter.outbound(packet, flows)
+        let (verdict, answers) = filter.outbound_answering(packet, flows);
+        if let Some(service) = answers {
+            self.answered.note(peer, service);
+        }
+        verdict
+    }
+
+    /// Which peers connected to which services of this machine, and were answered, since the last call. A peer
+    /// that floods it with services makes it forget others.
+    #[must_use]
+    pub fn take_answered(&self) -> Vec<(PeerTag, Service)> {
+        self.answered.take()
     }
 
     /// Returns the filter of peers that are not jailed.

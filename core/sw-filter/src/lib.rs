@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 #![warn(clippy::iter_over_hash_type)]
 
+mod answered;
 mod atoms;
 mod decide;
 mod flows;
@@ -20,7 +21,8 @@ mod matcher;
 #[cfg(test)]
 mod oracle;
 
+pub use answered::{PeerTag, Service};
 pub use atoms::{Holders, InvalidRules, NoHolders};
-pub use decide::{Filter, FilterConfig, LanFlows, Reason, Verdict};
+pub use decide::{Filter, FilterConfig, LanFlows, Reason, RuleSet, Verdict};
 pub use flows::{FLOWS_MAX, Flows};
 pub use gate::Gate;

@@ -30,6 +30,7 @@ mod hostinfo;
 mod map_request;
 mod map_response;
 mod node;
+mod paths;
 mod register;
 mod rpc;
 mod ssh;
@@ -53,6 +54,7 @@ pub use map_response::{
     MapResponse, PeerChange, Severity, TkaInfo, UserProfile,
 };
 pub use node::Node;
+pub use paths::{ACCEPTED_MAX, AcceptedReport, LINKS_MAX, LinkPath, LinkReport, PATHS_WANTED, PathsReport};
 pub use register::{
     EarlyNoise, Login, OverTlsPublicKeyResponse, RegisterAuth, RegisterRequest, RegisterResponse,
     SignatureType, User,

@@ -45,6 +45,7 @@ mod policy;
 mod record;
 mod register;
 mod relays;
+mod reports;
 mod requests;
 mod routes;
 mod rules;
@@ -66,6 +67,7 @@ pub use record::{
 };
 pub use register::Registered;
 pub use relays::RelayChange;
+pub use reports::{Accepted, Cut};
 pub use requests::{Ended, MapRefused, MapReply};
 pub use routes::is_exit;
 pub use rules::{AllowAll, Class, Compiled, Engine, NodeFacts, PolicyError, Rules, SshCheck, World};

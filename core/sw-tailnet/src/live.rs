@@ -6,9 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use sw_tailcfg::{CapMap, Hostinfo};
+use sw_tailcfg::{CapMap, Hostinfo, LinkReport};
 use sw_types::{CapVer, DiscoKey, Instant, RegionId, UnixTime};
 
+use crate::reports::Accepted;
 use crate::rules::Class;
 
 /// A moment in the life of the state: every change gets the next one.
@@ -62,6 +63,9 @@ pub struct Facts {
     /// When it was last seen; `None` before the first time.
     #[serde(default)]
     pub last_seen: Option<UnixTime>,
+    /// Connections that it answered lately, as far as it tells.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accepted: Vec<Accepted>,
 }
 
 /// When each part of a machine's view last changed.
@@ -100,6 +104,10 @@ pub(crate) struct Live {
     pub json: [Option<Bytes>; 2],
     /// The facts that the policy was compiled with.
     pub known: Option<Arc<crate::rules::NodeFacts>>,
+    /// Its live links, if it tells them and is online; sorted by peer.
+    pub links: Option<Vec<LinkReport>>,
+    /// When it told them.
+    pub told: Option<Instant>,
 }
 
 impl Live {
@@ -116,6 +124,8 @@ impl Live {
             unsaved: false,
             json: [None, None],
             known: None,
+            links: None,
+            told: None,
         }
     }
 

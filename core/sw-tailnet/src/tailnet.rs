@@ -590,6 +590,9 @@ impl Tailnet {
             Presence::Offline if ephemeral => drop(self.ephemerals.insert((now.mono + ephemeral_after, id))),
             Presence::Offline => {}
         }
+        if !presence.is_online() {
+            (live.links, live.told) = (None, None);
+        }
         if before.is_online() != presence.is_online() {
             let routes = live.routes.clone();
             self.touch(id, &[Aspect::Online]);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use sw_store::{Seq, Store, StoreError};
-use sw_tailcfg::{DerpMap, MapRequest, RegisterRequest, RegisterResponse};
+use sw_tailcfg::{DerpMap, MapRequest, PathsReport, RegisterRequest, RegisterResponse};
 use sw_tailnet::{
     Change, Command, Config, Done, Ended, Entry, Facts, MapRefused, PolicyVersion, Pool, Settings, State,
     StreamId, Tailnet,
@@ -149,6 +149,10 @@ impl Control {
 
     pub(crate) async fn stream_closed(&self, id: StreamId, ended: Ended) {
         drop(self.send(Job::StreamClosed(id, ended)).await);
+    }
+
+    pub(crate) async fn paths(&self, node: NodeId, report: PathsReport) -> Result<(), Failure> {
+        self.send(Job::Paths(node, Box::new(report))).await
     }
 
     async fn send(&self, job: Job) -> Result<(), Failure> {

@@ -57,7 +57,7 @@ pub(crate) async fn handle(
     }
 }
 
-/// What people do from their machine: an invite, a link to the page, leaving. The machine is known by its keys: the
+/// What people do from their machine: an invite, a link to the page, leaving; and what our daemon tells of its paths. The machine is known by its keys: the
 /// node key stands in the header `ts-lb`, and belongs to the machine key that Noise proved.
 async fn own(
     shared: &Shared,
@@ -95,6 +95,12 @@ async fn own(
             hide_rules(&mut answer);
         }
         return Ok(send_json(respond, &answer)?);
+    }
+    if path == "paths" {
+        let report = sw_tailcfg::decode_request(&body)
+            .map_err(|error| Refused::Status(StatusCode::BAD_REQUEST, error.to_string()))?;
+        shared.control.paths(node, report).await?;
+        return Ok(send(respond, StatusCode::OK, "application/json", Bytes::from_static(b"{}"))?);
     }
     if !matches!(path.split('/').next(), Some("invites" | "admin-link")) {
         return Err(Refused::Status(StatusCode::NOT_FOUND, "not found".to_owned()));

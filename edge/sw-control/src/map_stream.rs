@@ -78,7 +78,7 @@ pub(crate) async fn begin(
             stream.send_data(Bytes::new(), true)?;
             Ok(None)
         }
-        MapAnswer::Streaming { id, items } => match respond.send_response(Response::new(()), false) {
+        MapAnswer::Streaming { id, items } => match respond.send_response(stream_head(), false) {
             Ok(send) => Ok(Some(MapStream { id, items, send, packing, keep_alive })),
             Err(error) => {
                 shared.control.stream_closed(id, Ended::Broken).await;
@@ -86,6 +86,13 @@ pub(crate) async fn begin(
             }
         },
     }
+}
+
+/// Official clients pass over the header; ours then tell their paths.
+fn stream_head() -> Response<()> {
+    let mut head = Response::new(());
+    head.headers_mut().insert(sw_tailcfg::PATHS_WANTED, http::HeaderValue::from_static("1"));
+    head
 }
 
 impl MapStream {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use sw_store::{Seq, StoreError};
-use sw_tailcfg::{DerpMap, MapRequest, RegisterRequest, RegisterResponse};
+use sw_tailcfg::{DerpMap, MapRequest, PathsReport, RegisterRequest, RegisterResponse};
 use sw_tailnet::{
     Command, Done, EndReason, Ended, Entry, Facts, MapMessage, MapRefused, MapReply, Output, Refusal,
     Registered, StreamId, Tailnet, Ticket,
@@ -65,6 +65,7 @@ pub(crate) enum Job {
     StreamClosed(StreamId, Ended),
     Execute { actor: String, command: Box<Command>, answer: Answer<Done> },
     Read(Box<dyn FnOnce(&Tailnet) + Send>),
+    Paths(NodeId, Box<PathsReport>),
     DerpMap(Box<DerpMap>),
     Audit { before: Option<Seq>, limit: usize, answer: Answer<Vec<(Seq, Entry)>> },
     Backup { to: PathBuf, answer: Answer<()> },
@@ -176,6 +177,7 @@ impl Driver {
                 }
                 read(&self.tailnet);
             }
+            Job::Paths(node, report) => self.tailnet.on_paths(node, *report, now),
             Job::DerpMap(map) => self.tailnet.on_derp_map(*map),
             Job::Audit { before, limit, answer } => {
                 let entries = self.store.call(move |store| store.entries_before(before, limit)).await;

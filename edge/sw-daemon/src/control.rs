@@ -10,13 +10,15 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request};
 use sw_node::control::RequestFailure;
 use sw_tailcfg::{
-    BODY_MAX, MapRequest, MapResponse, RegisterRequest, RegisterResponse, decode_answer, encode,
+    BODY_MAX, MapRequest, MapResponse, PATHS_WANTED, PathsReport, RegisterRequest, RegisterResponse,
+    decode_answer, encode,
 };
 use sw_types::local::Problem;
 use sw_types::problem::Slug;
 use sw_types::{ControlKey, NodeKey};
 use thiserror::Error;
 
+use self::map_stream::Frames;
 pub(crate) use self::server_url::ServerUrl;
 pub(crate) use self::transport::{ControlClient, ControlConfig};
 use crate::errors::chain;
@@ -98,13 +100,8 @@ impl ControlClient {
         self.post("/machine/map", encode(request), &[request.node_key]).await.map(|_| ())
     }
 
-    /// `POST /machine/map` as a stream; each message is handed to `sink`, which may make the server wait. Returns
-    /// when the stream has ended.
-    pub(crate) async fn map<F, S>(&self, request: &MapRequest, mut sink: F) -> Result<(), ControlError>
-    where
-        F: FnMut(MapResponse) -> S,
-        S: Future<Output = bool>,
-    {
+    /// `POST /machine/map` as a stream.
+    pub(crate) async fn open_map(&self, request: &MapRequest) -> Result<MapStream, ControlError> {
         let request_body = Bytes::from(encode(request));
         let request = build(self.authority(), Method::POST, "/machine/map", &[request.node_key])?;
         let (response, body) = self.send(request, request_body).await?;
@@ -112,13 +109,13 @@ impl ControlClient {
             let text = read_all(body, BODY_MAX).await.unwrap_or_default();
             return Err(response.into_error(&text));
         }
-        let mut frames = map_stream::Frames::new(body);
-        while let Some(message) = frames.next().await? {
-            if !sink(message).await {
-                return Ok(());
-            }
-        }
-        Ok(())
+        let takes_paths = response.headers.contains_key(PATHS_WANTED);
+        Ok(MapStream { takes_paths, frames: Frames::new(body) })
+    }
+
+    /// Tells a server that asked for it (`/machine/samewire/v1/paths`).
+    pub(crate) async fn paths(&self, key: NodeKey, report: &PathsReport) -> Result<(), ControlError> {
+        self.post("/machine/samewire/v1/paths", encode(report), &[key]).await.map(|_| ())
     }
 
     /// Posts a body to a path and returns the answer's.
@@ -153,6 +150,20 @@ fn build(authority: &str, method: Method, path: &str, keys: &[NodeKey]) -> Resul
         request = request.header("ts-lb", key.to_string());
     }
     request.body(()).map_err(|error| ControlError::Broken(error.to_string()))
+}
+
+/// A map stream that has begun.
+pub(crate) struct MapStream {
+    /// The server wants to be told of paths.
+    pub(crate) takes_paths: bool,
+    frames: Frames,
+}
+
+impl MapStream {
+    /// Waits until the next message is whole; `None` at the end. To wait with it makes the server wait.
+    pub(crate) async fn next(&mut self) -> Result<Option<MapResponse>, ControlError> {
+        self.frames.next().await
+    }
 }
 
 /// Status and headers of an answer.

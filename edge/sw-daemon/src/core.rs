@@ -8,6 +8,7 @@ mod explain;
 pub(crate) mod joining;
 mod outputs;
 mod peer_messages;
+mod path_reports;
 mod port_mapping;
 mod profiles;
 mod queries;
@@ -60,6 +61,7 @@ const SUSPEND_MIN: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) enum Report {
     Registered { id: RequestId, answer: Result<Box<RegisterResponse>, RequestFailure> },
+    MapOpened { takes_paths: bool },
     MapMessage { id: RequestId, message: Box<MapResponse> },
     MapEnded { id: RequestId },
     Updated { id: RequestId, answer: Result<(), RequestFailure> },
@@ -151,6 +153,8 @@ pub(crate) struct Core {
     remember: Remember,
     ways: Ways,
     quiet: quiet::Quiet,
+    cache_due: Option<Instant>,
+    path_reports: path_reports::PathReports,
     slept_nanos: i64,
     /// It cannot go on.
     is_over: bool,
@@ -210,6 +214,12 @@ impl Core {
     fn until_deadline(&self) -> Duration {
         let paths = self.paths.next_deadline().map(|(at, _)| at);
         let deadlines = [self.node.next_deadline(), paths, self.remember.due(), self.ways.due];
+        let deadlines = [
+            self.node.next_deadline(),
+            self.paths.next_deadline().map(|(at, _)| at),
+            self.cache_due,
+            self.path_reports.due,
+        ];
         match deadlines.into_iter().flatten().min() {
             Some(at) => at - self.now().mono,
             None => Duration::from_secs(3600),
@@ -226,6 +236,8 @@ impl Core {
         if self.ways.due.is_some_and(|due| due <= now.mono) {
             self.ways.due = None;
             self.store.write_ways(&self.ways);
+        if self.path_reports.due.is_some_and(|due| due <= now.mono) {
+            self.report_paths();
         }
     }
 
@@ -235,6 +247,7 @@ impl Core {
             Report::Registered { id, answer } => {
                 self.node.on_register_answer(id, answer.map(|response| *response), now);
             }
+            Report::MapOpened { takes_paths } => self.on_map_opened(takes_paths),
             Report::MapMessage { id, message } => self.node.on_map_message(id, *message, now),
             Report::MapEnded { id } => self.node.on_map_ended(id, now),
             Report::Updated { id, answer } => self.node.on_update_answer(id, answer, now),

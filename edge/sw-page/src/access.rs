@@ -5,14 +5,15 @@ use crate::guard::{Visitor, Way};
 use crate::http::{self, Fields};
 use crate::site::Site;
 use crate::undo::Outcome;
+use crate::words;
 use ::http::Response;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use sw_control::clock;
 use sw_net::front::Body;
-use sw_tailnet::{Command, PolicyVersion, Tailnet};
-use sw_types::{Instant, NodeId};
+use sw_tailnet::{Command, Compiled, Cut, PolicyVersion, Tailnet};
+use sw_types::{Instant, NodeId, UnixTime};
 use sw_web::access::{CheckView, Effect, PolicyError, effects, error_count, error_list, marks, why_not};
 
 /// A risky version goes back after this, unless somebody keeps it.
@@ -89,9 +90,32 @@ pub(crate) fn check_text(tailnet: &Tailnet, visitor: &Visitor, text: &str) -> Ch
     CheckView {
         gains,
         losses: effects_of(tailnet, &losses),
+        cuts: cuts(tailnet, &*compiled, clock::now().wall),
         way_in: way_in(tailnet, visitor, &reach),
         ..CheckView::default()
     }
+}
+
+/// Connections that really happened and would be refused, in words.
+fn cuts(tailnet: &Tailnet, new: &dyn Compiled, now: UnixTime) -> Vec<Effect> {
+    let all = tailnet.cut_by(new, now);
+    let effect = |cut: &Cut| {
+        let (from, to) = (label(tailnet, cut.seen.peer), label(tailnet, cut.to));
+        let protocol = match cut.seen.protocol {
+            6 => "TCP".to_owned(),
+            17 => "UDP".to_owned(),
+            other => format!("protocol {other}"),
+        };
+        Effect {
+            what: format!("{from} was connected to {to} on {protocol} {}", cut.seen.port),
+            note: format!("last {}; this would refuse it", words::ago(cut.seen.at, now)),
+        }
+    };
+    let mut effects: Vec<Effect> = all.iter().take(EFFECTS_MAX).map(effect).collect();
+    if let Some(more) = all.len().checked_sub(EFFECTS_MAX).filter(|more| *more > 0) {
+        effects.push(Effect { what: format!("and {more} more"), note: String::new() });
+    }
+    effects
 }
 
 fn effects_of(tailnet: &Tailnet, pairs: &BTreeMap<NodeId, Vec<NodeId>>) -> Vec<Effect> {

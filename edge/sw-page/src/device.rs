@@ -130,7 +130,10 @@ async fn find(site: &Site, id: &str) -> Option<Login> {
 
 async fn done(site: &Site, ask: &Ask, login: &Login) -> Response<Body> {
     let LoginStatus::Approved(node) = login.status else {
-        return http::html(StatusCode::OK, sign::device_done(&login.host.hostname, "", false, ask.theme));
+        return http::html(
+            StatusCode::OK,
+            sign::device_done(&words::foreign(&login.host.hostname), "", false, ask.theme),
+        );
     };
     let node = site.control.read(move |tailnet| tailnet.state().node(node).cloned()).await.ok().flatten();
     match node {
@@ -144,7 +147,7 @@ async fn done(site: &Site, ask: &Ask, login: &Login) -> Response<Body> {
 
 fn view(ask: &Ask, login: &Login) -> DeviceView {
     let host = &login.host;
-    let name = if host.hostname.is_empty() { "A device".to_owned() } else { host.hostname.clone() };
+    let name = if host.hostname.is_empty() { "A device".to_owned() } else { words::foreign(&host.hostname) };
     let who = ask.visitor.as_ref();
     DeviceView {
         id: login.id.clone(),
@@ -172,7 +175,7 @@ pub(crate) fn device_words(host: &sw_tailcfg::Hostinfo) -> String {
         format!("{} {}", system_name(&host.distro), host.distro_version)
     };
     let parts = [host.device_model.trim(), system.trim()];
-    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
+    words::foreign(&parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", "))
 }
 
 /// `debian` as its makers write it.

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use subtle::ConstantTimeEq;
-use sw_tailnet::{Role, SessionKind, Tailnet, User};
+use sw_tailnet::{Node, Role, SessionKind, Tailnet, User};
 use sw_types::{Instant, InviteToken, UnixTime, UserId};
 
 /// How somebody is signed in.
@@ -60,7 +60,7 @@ impl Site {
         let read = self.control.read(move |tailnet| {
             token
                 .and_then(|token| by_session(tailnet, &token, now))
-                .or_else(|| by_machine(tailnet, peer?, &secret))
+                .or_else(|| by_machine(tailnet, peer?, &secret, now))
         });
         read.await.ok().flatten()
     }
@@ -145,8 +145,9 @@ fn by_session(tailnet: &Tailnet, token: &InviteToken, now: UnixTime) -> Option<V
     Some(visitor(user, Way::Session { id: session.id.clone() }, csrf_of(text.expose().as_bytes())))
 }
 
-fn by_machine(tailnet: &Tailnet, peer: IpAddr, secret: &[u8; 32]) -> Option<Visitor> {
-    let node = tailnet.state().nodes().find(|node| node.addresses().contains(&peer))?;
+fn by_machine(tailnet: &Tailnet, peer: IpAddr, secret: &[u8; 32], now: UnixTime) -> Option<Visitor> {
+    let is_in = |node: &&Node| node.approved && !node.is_expired(now) && node.addresses().contains(&peer);
+    let node = tailnet.state().nodes().find(is_in)?;
     let (user, machine) = (node.user()?, node.label.clone());
     let user = tailnet.state().user(user).filter(|user| user.role.administers() && !user.suspended)?;
     let csrf = csrf_of(&[&secret[..], machine.as_bytes()].concat());
@@ -154,7 +155,8 @@ fn by_machine(tailnet: &Tailnet, peer: IpAddr, secret: &[u8; 32]) -> Option<Visi
 }
 
 fn visitor(user: &User, way: Way, csrf: String) -> Visitor {
-    let name = if user.display_name.is_empty() { user.name.clone() } else { user.display_name.clone() };
+    let name =
+        crate::words::foreign(if user.display_name.is_empty() { &user.name } else { &user.display_name });
     Visitor { user: user.id, login: user.name.clone(), name, role: user.role, way, csrf }
 }
 

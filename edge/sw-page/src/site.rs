@@ -174,7 +174,8 @@ impl Site {
         if !self.is_own_host(request.headers(), request.uri()) {
             return http::text(StatusCode::MISDIRECTED_REQUEST, "this server does not go by that name\n");
         }
-        let over_network = self.config.sign_in_by_network.then(|| came_over_network(conn)).flatten();
+        let over_network =
+            self.config.sign_in_by_network.then(|| came_over_network(conn.peer, conn.local)).flatten();
         let visitor = self.visitor(request.headers(), over_network).await;
         let mut ask = read(&request, visitor, conn);
         ask.at_own_url = self.is_own_url(request.headers(), request.uri());
@@ -258,13 +259,13 @@ impl Site {
 
 /// The peer's address, when both ends are addresses of the network. Such a connection cannot be made from outside:
 /// the answers to a forged source go into the tunnel.
-fn came_over_network(conn: &Conn) -> Option<IpAddr> {
+fn came_over_network(peer: SocketAddr, local: SocketAddr) -> Option<IpAddr> {
     let is_of_network = |ip: IpAddr| match ip.to_canonical() {
         IpAddr::V4(ip) => ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64,
         IpAddr::V6(ip) => ip.segments()[..3] == [0xfd7a, 0x115c, 0xa1e0],
     };
-    let peer = conn.peer.ip().to_canonical();
-    (is_of_network(peer) && is_of_network(conn.local.ip())).then_some(peer)
+    let peer = peer.ip().to_canonical();
+    (is_of_network(peer) && is_of_network(local.ip())).then_some(peer)
 }
 
 fn read(request: &Request<Incoming>, visitor: Option<Visitor>, conn: &Conn) -> Ask {
@@ -349,6 +350,21 @@ mod tests {
         assert_eq!(decoded("attic%2Dnas"), "attic-nas");
         assert_eq!(decoded("a%2Fb"), "a/b");
         assert_eq!(decoded("a+b&c"), "a+b&c");
+    }
+
+    #[test]
+    fn only_connections_between_addresses_of_the_network_came_over_it() {
+        let came = |peer: &str, local: &str| {
+            let at = |ip: &str| SocketAddr::new(ip.parse().expect("an address"), 443);
+            came_over_network(at(peer), at(local)).is_some()
+        };
+        assert!(came("100.64.0.2", "100.64.0.1"));
+        assert!(came("::ffff:100.127.0.2", "::ffff:100.64.0.1"), "a socket for both families");
+        assert!(came("fd7a:115c:a1e0::2", "fd7a:115c:a1e0::1"));
+        assert!(!came("100.64.0.2", "203.0.113.7"), "a source that anybody can write on a packet");
+        assert!(!came("198.51.100.2", "100.64.0.1"));
+        assert!(!came("100.128.0.2", "100.64.0.1"), "beyond the range");
+        assert!(!came("127.0.0.1", "127.0.0.1"));
     }
 
     #[test]

@@ -173,7 +173,7 @@ pub(crate) fn person(tailnet: &Tailnet, node: &Node) -> String {
     match &node.owner {
         Owner::Tags(_) => String::new(),
         Owner::User(id) => tailnet.state().user(*id).map_or_else(String::new, |user| {
-            if user.display_name.is_empty() { user.name.clone() } else { user.display_name.clone() }
+            words::foreign(if user.display_name.is_empty() { &user.name } else { &user.display_name })
         }),
     }
 }
@@ -204,13 +204,26 @@ fn row(tailnet: &Tailnet, node: &Node, now: UnixTime) -> machines::Row {
     }
 }
 
-/// What a machine tells of its network (measured by itself: UDP, kind of router), and what follows for its paths.
-/// The path in use between two machines is known to them alone: no client tells its server.
+/// How a machine is connected: by its live links, as it tells them; else by what it tells of its network (UDP, kind of
+/// router) and what follows from that.
 pub(crate) fn connection(tailnet: &Tailnet, node: &Node, online: bool) -> sw_web::Connection {
     use sw_web::{Connection, Kind};
     let Some(facts) = tailnet.facts(node.id).filter(|_| online) else {
         return Connection { kind: Kind::Offline, text: "offline".into(), why: String::new() };
     };
+    let links = tailnet.links_of(node.id).unwrap_or_default();
+    let relayed = links.iter().filter(|link| link.path != sw_tailcfg::LinkPath::Direct).count();
+    match (links.len(), relayed) {
+        (0, _) => {}
+        (_, 0) => return Connection { kind: Kind::Direct, text: "direct".into(), why: String::new() },
+        (all, relayed) if all == relayed => {
+            return Connection { kind: Kind::Relayed, text: "relayed".into(), why: String::new() };
+        }
+        (all, relayed) => {
+            let text = format!("{relayed} of {all} relayed");
+            return Connection { kind: Kind::Relayed, text, why: String::new() };
+        }
+    }
     let udp = facts.host.net_info.as_ref().and_then(|info| info.working_udp);
     let varies = facts.host.net_info.as_ref().and_then(|info| info.mapping_varies_by_dest_ip);
     match (udp, varies) {
@@ -287,7 +300,11 @@ fn waiting(tailnet: &Tailnet, now: UnixTime) -> Vec<machines::Waiting> {
 fn join(login: &Login, now: UnixTime) -> machines::Waiting {
     machines::Waiting::Join {
         id: login.id.clone(),
-        name: if login.host.hostname.is_empty() { "A device".into() } else { login.host.hostname.clone() },
+        name: if login.host.hostname.is_empty() {
+            "A device".into()
+        } else {
+            words::foreign(&login.host.hostname)
+        },
         person: String::new(),
         facts: format!("{}, {}", crate::device::device_words(&login.host), words::ago(login.created, now)),
         key: words::three_words(&login.id),

@@ -21,6 +21,26 @@ pub(crate) fn until(then: UnixTime, now: UnixTime) -> String {
     if seconds == 0 { "over".into() } else { format!("in {}", span(seconds)) }
 }
 
+/// What somebody else wrote, without the signs that move a cursor or turn text around (they could make one name look
+/// like another); markup is escaped where a page is made.
+pub(crate) fn foreign(text: &str) -> String {
+    let is_sly = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    };
+    text.chars().map(|c| if is_sly(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// "0.4 ms", "11 ms", "1.3 s".
+pub(crate) fn delay(micros: u32) -> String {
+    let millis = f64::from(micros) / 1_000.0;
+    match micros {
+        0..10_000 => format!("{millis:.1} ms"),
+        10_000..1_000_000 => format!("{millis:.0} ms"),
+        _ => format!("{:.1} s", millis / 1_000.0),
+    }
+}
+
 /// A span in its largest unit.
 pub(crate) fn span(seconds: u64) -> String {
     match seconds {
@@ -78,6 +98,13 @@ mod tests {
             ["now", "4 s ago", "3 min ago", "2 h ago", "3 days ago"]
         );
         assert_eq!(until(UnixTime::from_secs(1_345_700), now), "in 4 days");
+    }
+
+    #[test]
+    fn names_of_others_cannot_turn_the_text_around() {
+        assert_eq!(foreign("a\u{202e}gnp.exe\u{1b}[31m\n"), "a\u{fffd}gnp.exe\u{fffd}[31m\u{fffd}");
+        assert_eq!(foreign("<b>Zo\u{eb} \u{754c}</b>"), "<b>Zo\u{eb} \u{754c}</b>", "other letters stay");
+        assert_eq!([delay(420), delay(11_300), delay(1_320_000)], ["0.4 ms", "11 ms", "1.3 s"]);
     }
 
     #[test]

@@ -2,6 +2,9 @@
 
 mod world;
 
+use std::time::Duration;
+use sw_control::clock;
+use sw_tailnet::{Command, Done, SessionKind};
 use world::{between, world};
 
 #[tokio::test]
@@ -124,4 +127,72 @@ async fn an_invite_gives_a_line_a_page_for_phones_and_no_script_over_plain_http(
     let script = world.ask(&format!("GET /j/{line} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: */*"), "").await;
     assert!(script.starts_with("HTTP/1.1 403") && script.contains("over TLS alone"), "{script}");
     assert!(world.get("/j/7QmX2vKd9sT4bN8cLw5eRy", "").await.contains("not known here"));
+}
+
+#[tokio::test]
+async fn a_session_ends_when_its_time_is_over_and_when_its_person_is_suspended() {
+    let world = world(None).await;
+    let ada =
+        world.control.read(|t| t.state().find_user("ada").map(|u| u.id)).await.expect("runs").expect("ada");
+    let now = clock::now().wall;
+    let session = async |expires| {
+        let make = Command::CreateSession { kind: SessionKind::Cookie, user: ada, expires };
+        let Ok(Done::Secret { text, .. }) = world.control.execute("root", make).await else {
+            panic!("a session has a token")
+        };
+        format!("sw={}", text.expose())
+    };
+    let (over, good) =
+        (session(now - Duration::from_secs(1)).await, session(now + Duration::from_secs(60)).await);
+    assert!(world.get("/machines", &over).await.contains("<h1>Sign in</h1>"), "its time is over");
+    assert!(world.get("/machines", &good).await.contains("<h1>Machines</h1>"));
+    let (cookie, _) = world.sign_in().await;
+    let answer = world.post(&format!("/admin/{}", world.link().await), "", "").await;
+    let age: i64 = between(&answer, "max-age=", ";").parse().expect("seconds");
+    assert_eq!(age, 14 * 86_400, "the browser forgets it when the server does");
+
+    let old_link = {
+        let make = Command::CreateSession {
+            kind: SessionKind::Link,
+            user: ada,
+            expires: now - Duration::from_secs(1),
+        };
+        let Ok(Done::Secret { text, .. }) = world.control.execute("root", make).await else {
+            panic!("a link has a token")
+        };
+        format!("/admin/{}", text.expose())
+    };
+    assert!(!world.post(&old_link, "", "").await.starts_with("HTTP/1.1 303"), "a link whose time is over");
+
+    let token = between(&world.get("/settings", &cookie).await, "name=\"csrf\" value=\"", "\"").to_owned();
+    let answer = world.post("/sign-out", &cookie, &format!("csrf={token}")).await;
+    assert!(answer.contains("Max-Age=0"), "{answer}");
+    assert!(world.get("/machines", &cookie).await.contains("<h1>Sign in</h1>"), "the server forgot it too");
+    assert!(
+        world.get("/machines", &good).await.contains("<h1>Machines</h1>"),
+        "the other browser stays signed in"
+    );
+}
+
+#[tokio::test]
+async fn who_guesses_links_has_to_wait_and_nobody_else_is_told_apart() {
+    let world = world(None).await;
+    let (cookie, _) = world.sign_in().await;
+    let link = world.link().await;
+    let guess = "/admin/7QmX2vKd9sT4bN8cLw5eRy";
+    let mut refusals = 0;
+    for _ in 0..60 {
+        let answer = world.post(guess, "", "").await;
+        assert!(!answer.starts_with("HTTP/1.1 303"));
+        refusals += usize::from(answer.starts_with("HTTP/1.1 429"));
+    }
+    assert_eq!(refusals, 0, "sixty a minute are looked at");
+    let answer = world.post(guess, "", "").await;
+    assert!(answer.starts_with("HTTP/1.1 429") && answer.contains("goes on by itself"), "{answer}");
+    let answer = world.post(&format!("/admin/{link}"), "", "").await;
+    assert!(
+        answer.starts_with("HTTP/1.1 429"),
+        "not even the right one is told from the wrong ones: {answer}"
+    );
+    assert!(world.get("/machines", &cookie).await.contains("<h1>Machines</h1>"), "who is signed in works on");
 }

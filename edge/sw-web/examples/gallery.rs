@@ -104,6 +104,7 @@ fn picture(machines: usize, groups: usize) -> network::NetworkView {
             b: name((m * 31 + 7) % machines),
             kind: if m % 6 == 0 { Kind::Relayed } else { Kind::Direct },
             bytes: 10_u64.pow((m % 7) as u32),
+            words: "direct".into(),
             delay: "11 ms".into(),
         })
         .filter(|l| l.a != l.b)

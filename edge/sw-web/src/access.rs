@@ -67,6 +67,8 @@ pub struct CheckView {
     pub tests_total: usize,
     pub gains: Vec<Effect>,
     pub losses: Vec<Effect>,
+    /// Connections of the last 30 days that would be refused.
+    pub cuts: Vec<Effect>,
     /// "birch stays reachable from ada-laptop", or why it does not.
     pub way_in: Option<(bool, String)>,
 }
@@ -266,11 +268,13 @@ pub fn effects(check: &CheckView) -> Markup {
                     @if check.gains.is_empty() { (effect("plus", "+", &Effect { what: "Nobody gains anything".into(), note: String::new() })) }
                     @for loss in &check.losses { (effect("minus", "−", loss)) }
                     @if check.losses.is_empty() { (effect("minus", "−", &Effect { what: "Nobody loses anything".into(), note: String::new() })) }
+                    @for cut in &check.cuts { (effect("minus", "✗", cut)) }
                     @if let Some((stays, note)) = &check.way_in {
                         @let what = if *stays { "You keep your way in" } else { "You would lose your way in" };
                         (effect(if *stays { "plus" } else { "minus" }, if *stays { "✓" } else { "✗" }, &Effect { what: what.into(), note: note.clone() }))
                     }
                 }
+                p.small.muted.pad { "Real connections: those of the last 30 days that samewire machines answered. The Tailscale app tells none." }
             }
         }
     }

@@ -97,7 +97,7 @@ pub struct End {
 pub struct PeerRow {
     pub name: String,
     pub kind: Kind,
-    /// "can be direct".
+    /// "direct, 11 ms".
     pub words: String,
     pub way: String,
     pub chosen: bool,
@@ -225,8 +225,7 @@ fn connections(view: &MachineView, own: &str) -> Markup {
                 }
             }
             p.small.muted.below {
-                "Inferred from what each machine measures of its own network. The path in use is known to the two alone: "
-                code { "samewire status" } " there shows it, with its delay."
+                "Paths in use as samewire machines measure them. The Tailscale app tells none: between two of those it is said what their networks allow."
             }
         }
     }

@@ -43,6 +43,8 @@ pub struct Link {
     pub kind: Kind,
     /// Bytes in the last minute; decides the width.
     pub bytes: u64,
+    /// "direct", "relayed", "not told: can be direct".
+    pub words: String,
     /// "11 ms"; empty when not measured.
     pub delay: String,
 }
@@ -79,9 +81,11 @@ pub fn page(shell: &Shell, view: &NetworkView) -> String {
         @if let Some(chosen) = &view.chosen { (panel(chosen)) }
         @if !view.as_table {
             div.legend {
-                (legend(Kind::Direct, "can be direct")) (legend(Kind::Relayed, "only relayed"))
+                (legend(Kind::Direct, "direct")) (legend(Kind::Relayed, "relayed")) (legend(Kind::PeerRelay, "by peer relay"))
                 (legend(Kind::Idle, "not told")) (legend(Kind::Offline, "offline"))
-                span.muted.small { "Inferred: each machine measures its own network; who talks with whom only they know" }
+                @if view.links.iter().any(|link| link.kind == Kind::Idle) {
+                    span.muted.small { "Not told: the Tailscale app tells no paths; what its network allows is inferred" }
+                }
             }
         }
     };
@@ -155,7 +159,7 @@ fn small(view: &NetworkView) -> Markup {
             @for link in &view.links {
                 @if let (Some((ax, ay)), Some((bx, by))) = (at.get(link.a.as_str()), at.get(link.b.as_str())) {
                     path class=(line_class(link.kind)) d=(format!("M{ax:.1} {ay:.1}L{bx:.1} {by:.1}")) stroke-width=(format!("{:.1}", stroke(link.bytes) + 0.8)) {
-                        title { (link.a) " to " (link.b) ", " (link.kind.word()) }
+                        title { (link.a) " to " (link.b) ", " (link.words) }
                     }
                     text.lab x=(format!("{:.1}", (ax + bx) / 2.0)) y=(format!("{:.1}", (ay + by) / 2.0 - 8.0)) text-anchor="middle" { (link.delay) }
                 }
@@ -218,7 +222,7 @@ fn near_link(link: &Link, placed: &Placement, is_hot: bool) -> Markup {
     let width = stroke(link.bytes) + if is_hot { 1.2 } else { 0.0 };
     html! {
         path class={ (line_class(link.kind)) " " (shade) } d=(d) stroke-width=(format!("{width:.1}")) {
-            title { (link.a) " to " (link.b) ", " (link.kind.word()) }
+            title { (link.a) " to " (link.b) ", " (link.words) }
         }
     }
 }
@@ -268,7 +272,7 @@ fn table(view: &NetworkView) -> Markup {
                     tr {
                         td { a.name href={ "/machines/" (segment(&link.a)) } { (link.a) } }
                         td { a.name href={ "/machines/" (segment(&link.b)) } { (link.b) } }
-                        td { (state(link.kind, link.kind.word())) }
+                        td { (state(link.kind, &link.words)) }
                         td.num { (link.delay) }
                     }
                 }
@@ -308,6 +312,7 @@ mod tests {
                 b: format!("m{}", (m * 31 + 7) % machines),
                 kind: if m % 6 == 0 { Kind::Relayed } else { Kind::Direct },
                 bytes: 10_u64.pow((m % 7) as u32),
+                words: "direct".into(),
                 delay: "11 ms".into(),
             })
             .filter(|l| l.a != l.b)
@@ -338,6 +343,7 @@ mod tests {
             b: "m1".into(),
             kind: Kind::Relayed,
             bytes: 1,
+            words: "relayed".into(),
             delay: String::new(),
         });
         assert_eq!(dot_class(&view, "m6"), "f-relay");

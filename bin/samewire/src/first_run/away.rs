@@ -132,11 +132,15 @@ fn remove_everything(args: &UninstallArgs, context: &Context, paths: &Paths) -> 
         // Somebody else's files may be in it.
         let _not_empty = alias.parent().map(fs::remove_dir);
     }
-    if std::env::current_exe().is_ok_and(|exe| exe == Path::new(INSTALLED)) {
+    let is_installed = std::env::current_exe().is_ok_and(|exe| exe == Path::new(INSTALLED));
+    if is_installed && paths.is_root {
         remove(Path::new(INSTALLED));
     }
     if left.is_empty() {
-        drop(context.done("samewire is gone from this machine."));
+        // Root put the program there, and others may use it.
+        let stays =
+            if is_installed && !paths.is_root { "; the program itself is root's and stays" } else { "" };
+        drop(context.done(format!("samewire is gone from this machine{stays}.")));
         return Ok(ExitCode::SUCCESS);
     }
     Err(Problem::other(

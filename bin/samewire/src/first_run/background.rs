@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
@@ -20,6 +21,8 @@ const UNIT_FILE: &str = "/etc/systemd/system/samewire.service";
 const SYSTEMD_RUNS: &str = "/run/systemd/system";
 /// A start includes making keys, a TUN device and a question to the router.
 const START_LIMIT: Duration = Duration::from_secs(30);
+/// Where programs reach the network through a daemon without root: SOCKS5 and HTTP.
+pub const PROXY: &str = "127.0.0.1:1055";
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// A log longer than this is begun anew at the next start.
 const LOG_MAX: u64 = 8 << 20;
@@ -155,6 +158,7 @@ fn start_in_background(paths: &Paths) -> Result<(), Problem> {
         .arg("--background")
         .arg("--socket")
         .arg(&paths.socket)
+        .args(proxy_flags(paths))
         .env("NOTIFY_SOCKET", format!("@{name}"))
         .current_dir("/")
         .stdin(Stdio::null())
@@ -168,6 +172,14 @@ fn start_in_background(paths: &Paths) -> Result<(), Problem> {
         let _ended_already = daemon.wait();
     }
     outcome
+}
+
+/// Without root there is no TUN. A taken port is no reason not to start.
+fn proxy_flags(paths: &Paths) -> Vec<String> {
+    if paths.is_root || TcpListener::bind(PROXY).is_err() {
+        return Vec::new();
+    }
+    vec![format!("--socks5-server={PROXY}"), format!("--outbound-http-proxy-listen={PROXY}")]
 }
 
 fn open_log(path: &Path) -> io::Result<File> {

@@ -13,6 +13,7 @@ use sw_types::local::{BackendState, Notify, PeerStatus, PingResult, Status};
 use sw_types::problem::Slug;
 
 use super::background::{self, Paths, manner, start};
+use super::interrupt::Interrupt;
 use super::screen::{self, Look, Mark, Step};
 use super::up::look;
 use crate::network::NetworkPlan;
@@ -21,6 +22,15 @@ use crate::network::NetworkPlan;
 const REGISTER_LIMIT: Duration = Duration::from_secs(30);
 /// How long a first answer is waited for.
 const ANSWER_LIMIT: Duration = Duration::from_secs(8);
+
+/// What Ctrl-C says once the daemon runs.
+const STARTED: &str =
+    "note: interrupted; samewire runs here, but this machine has not joined.\n  fix: paste the line again";
+/// What Ctrl-C says while the daemon asks the server.
+const UNKNOWN: &str =
+    "note: interrupted while the server was asked.\n  fix: see whether this machine is in: samewire status";
+/// The same once the server answered.
+const GOES_ON: &str = "note: interrupted; this machine goes on joining by itself.\n  fix: see whether it is in: samewire status";
 
 /// Flags of `join`.
 #[derive(Args, Clone, Debug)]
@@ -57,13 +67,14 @@ struct Run<'a> {
     args: &'a JoinArgs,
     context: Context,
     look: Look,
+    interrupt: Interrupt,
 }
 
 /// Runs the command.
 pub fn run(args: &JoinArgs, globals: &Globals) -> ExitCode {
     let context = Context::new(globals, false);
     let look = look(&context);
-    let run = Run { args, context, look };
+    let run = Run { args, context, look, interrupt: Interrupt::watch() };
     match run.join(&Paths::detect(globals.socket.as_deref())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => finish(Err(problem.into()), &run.context, args.json),
@@ -83,12 +94,16 @@ impl Run<'_> {
         let service = if is_running {
             manner(paths)
         } else {
-            background::keep_tun(paths, self.args.tun.as_deref())?;
-            start(paths)?
+            self.interrupt.cross(STARTED, || {
+                background::keep_tun(paths, self.args.tun.as_deref())?;
+                start(paths)
+            })?
         };
         let mut bus = client.send("GET", "/localapi/v0/watch-ipn-bus?mask=0", None)?.ok()?;
         let body = json!({ "string": string.trim(), "hostname": self.args.hostname });
+        self.interrupt.say(UNKNOWN);
         let joining: Joining = client.exchange("POST", "/localapi/samewire/v1/join", &body)?;
+        self.interrupt.say(GOES_ON);
         let address = joining.login_server.split_once("://").map_or("", |(_, host)| host).to_owned();
         self.show(&Step::done("Server", format!("{address}, key {} as the invite says", joining.server_key)));
         self.await_running(&mut bus)?;

@@ -145,6 +145,19 @@ pub fn certificate(certificate: &Certificate) -> Step {
     }
 }
 
+/// The line "This machine".
+pub fn this_machine(name: &str, addresses: &[String], is_root: bool, has_proxy: bool) -> Step {
+    let text = format!("{name}, {}", addresses.join(", "));
+    match (is_root, has_proxy) {
+        (true, _) => Step::done("This machine", text),
+        (false, false) => Step::done("This machine", format!("{text}, without root")),
+        (false, true) => Step {
+            under: vec![format!("                  proxy at {} (SOCKS5 and HTTP)", super::background::PROXY)],
+            ..Step::done("This machine", format!("{text}, without root: programs use the"))
+        },
+    }
+}
+
 /// The line "Starts at boot".
 pub fn service(service: &Service) -> Step {
     let left = |text: &str, under: Vec<String>| Step {

@@ -1,6 +1,7 @@
 //! `samewire up` where no network is known: this machine becomes the first one of a new network (ux.md §2.1).
 
 use std::io::IsTerminal as _;
+use std::net::TcpStream;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use sw_daemon::{DaemonArgs, Problem};
 use sw_types::local::{Prefs, StartOptions, Status};
 
 use super::background::{self, Paths, manner, start};
+use super::interrupt::Interrupt;
 use super::reach::Reach;
 use super::screen::{self, CertificateKind, FirstRun, Look, Proved, Reachable, Service, Step, three_things};
 use crate::network::{self, NetworkPlan, Served};
@@ -19,12 +21,24 @@ use crate::network::{self, NetworkPlan, Served};
 /// How long the node may take to join its own server.
 const RUNNING_LIMIT: Duration = Duration::from_secs(20);
 
+/// What Ctrl-C says once the network is there.
+const KEPT: &str =
+    "note: interrupted; the new network is kept.\n  fix: samewire up once more goes on from here";
+
+/// The same where a network was there before.
+const STARTED: &str = "note: interrupted; samewire runs, and nothing else was changed.";
+
+/// The same once the daemon is told what is wanted.
+const TOLD: &str = "note: interrupted; samewire goes on with what it was told.\n  fix: see how far it is: samewire status";
+
 /// Everything that the steps need.
 struct Run<'a> {
     args: &'a UpArgs,
     context: Context,
     paths: Paths,
     begun: Instant,
+    /// In the foreground the daemon answers Ctrl-C itself.
+    interrupt: Option<Interrupt>,
 }
 
 /// Does what `up` means on a machine without a network, or starts the daemon of one that has one. `None`: the
@@ -35,6 +49,7 @@ pub fn run(args: &UpArgs, globals: &Globals) -> Option<ExitCode> {
         context: Context::new(globals, false),
         paths: Paths::detect(globals.socket.as_deref()),
         begun: Instant::now(),
+        interrupt: (!args.first.foreground).then(Interrupt::watch),
     };
     let decided = args.check().and_then(|()| {
         if !args.names_server() {
@@ -43,12 +58,16 @@ pub fn run(args: &UpArgs, globals: &Globals) -> Option<ExitCode> {
         // The network is another one's; all that is missing may be the daemon.
         let is_silent = run.context.client.get::<Status>("/localapi/v0/status?peers=false").is_err();
         if is_silent && globals.socket.is_none() {
-            run.keep_tun()?;
-            start(&run.paths)?;
+            run.cross(STARTED, || run.keep_tun().and_then(|()| start(&run.paths)))?;
         }
         Ok(None)
     });
     match decided {
+        Ok(None) => {
+            // From here the daemon is told what is wanted, and goes on with it alone.
+            run.cross(TOLD, || ());
+            None
+        }
         Ok(end) => end,
         Err(problem) => Some(finish(Err(problem.into()), &run.context, args.json)),
     }
@@ -66,14 +85,21 @@ impl Run<'_> {
             (_, true, Some(status)) if status.backend_state == "Running" && self.args.changes_nothing() => {
                 self.already_up(&status).map(Some)
             }
+            // A first try that was interrupted: nobody was shown how others join.
+            (Some(_), true, Some(_)) if self.args.changes_nothing() && self.has_no_invite() => {
+                self.first(None, true).map(Some)
+            }
             (_, true, Some(_)) => Ok(None),
-            (_, true, None) if !self.args.first.dry_run => {
-                self.keep_tun()?;
-                start(&self.paths)?;
+            (plan, true, None) if !self.args.first.dry_run => {
+                self.cross(STARTED, || self.keep_tun().and_then(|()| start(&self.paths)))?;
+                if plan.is_some() && self.args.changes_nothing() && self.has_no_invite() {
+                    return self.first(None, true).map(Some);
+                }
                 Ok(None)
             }
-            (Some(plan), false, Some(_)) if !self.args.first.dry_run => self.first(plan, true).map(Some),
-            (Some(plan), false, None) if !self.args.first.dry_run => self.first(plan, false).map(Some),
+            (Some(_), false, status) if !self.args.first.dry_run => {
+                self.first(None, status.is_some()).map(Some)
+            }
             (plan, _, status) => {
                 let port = network::free_port();
                 let first = &self.args.first;
@@ -99,9 +125,7 @@ impl Run<'_> {
                     // A daemon that serves nothing; it starts anew with its network.
                     background::stop(&self.paths)?;
                 }
-                self.keep_tun()?;
-                wanted.write(&self.paths.control())?;
-                self.first(wanted, false).map(Some)
+                self.first(Some(&wanted), false).map(Some)
             }
         }
     }
@@ -112,6 +136,12 @@ impl Run<'_> {
 
     fn prefs(&self) -> Option<Prefs> {
         self.context.client.get("/localapi/v0/prefs").ok()
+    }
+
+    /// Whether the network that this machine serves never had an invite.
+    fn has_no_invite(&self) -> bool {
+        let keys = self.ask("GET", "keys", json!({}));
+        keys.is_ok_and(|keys| keys.as_array().is_some_and(|all| all.iter().all(|key| key["invite"] != true)))
     }
 
     fn already_up(&self, status: &Status) -> Result<ExitCode, Problem> {
@@ -128,15 +158,30 @@ impl Run<'_> {
         )))
     }
 
-    /// Starts the daemon of the new network (unless it runs), makes this machine its first one and shows how others
-    /// join.
-    fn first(&self, plan: NetworkPlan, is_running: bool) -> Result<ExitCode, Problem> {
+    /// Keeps the plan of a new network, starts its daemon (unless it runs), makes this machine its first one and shows
+    /// how others join.
+    fn first(&self, new: Option<&NetworkPlan>, is_running: bool) -> Result<ExitCode, Problem> {
+        let write = || match new {
+            Some(plan) => self.keep_tun().and_then(|()| plan.write(&self.paths.control())),
+            None => Ok(()),
+        };
         if self.args.first.foreground && !is_running {
-            return Ok(self.in_foreground(&plan));
+            write()?;
+            return Ok(self.in_foreground());
         }
-        let service = if is_running { manner(&self.paths) } else { self.start_or_undo()? };
+        let service = self.cross(KEPT, || {
+            write()?;
+            if is_running { Ok(manner(&self.paths)) } else { self.start_or_undo() }
+        })?;
         self.finish_and_show(service)?;
         Ok(ExitCode::SUCCESS)
+    }
+
+    fn cross<T>(&self, now: &'static str, act: impl FnOnce() -> T) -> T {
+        match &self.interrupt {
+            Some(interrupt) => interrupt.cross(now, act),
+            None => act(),
+        }
     }
 
     fn start_or_undo(&self) -> Result<Service, Problem> {
@@ -149,13 +194,13 @@ impl Run<'_> {
     }
 
     /// The daemon in this very process; a thread does what another process does else.
-    fn in_foreground(&self, _plan: &NetworkPlan) -> ExitCode {
+    fn in_foreground(&self) -> ExitCode {
         let args = DaemonArgs::default();
         let (up, paths, begun) = (self.args.clone(), self.paths.clone(), self.begun);
         let client = self.context.clone();
         crate::machine::run(&args, Some(self.paths.socket.clone()), move || {
             std::thread::spawn(move || {
-                let run = Run { args: &up, context: client, paths, begun };
+                let run = Run { args: &up, context: client, paths, begun, interrupt: None };
                 if let Err(problem) = run.finish_and_show(Service::Foreground) {
                     let _code = finish(Err(problem.into()), &run.context, up.json);
                 }
@@ -182,8 +227,8 @@ impl Run<'_> {
         show(&screen::reachable(&served.reach, is_proved, served.port_443_holder.as_deref()));
         show(&screen::certificate(&served.certificate));
         let (machine, addresses) = self.join_own_network(&served)?;
-        let without_root = if self.paths.is_root { "" } else { ", without root" };
-        show(&Step::done("This machine", format!("{machine}, {}{without_root}", addresses.join(", "))));
+        let has_proxy = !self.paths.is_root && TcpStream::connect(background::PROXY).is_ok();
+        show(&screen::this_machine(&machine, &addresses, self.paths.is_root, has_proxy));
         show(&screen::service(&service));
         let invite: Invitation = self.typed("POST", "invites", json!({}))?;
         let admin = self.ask("POST", "admin-link", json!({}))?;

@@ -4,6 +4,7 @@
 
 mod network;
 mod pages;
+mod raw;
 mod story;
 mod tab;
 

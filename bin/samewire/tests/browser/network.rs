@@ -2,7 +2,8 @@
 
 use samewire::serving::{Place, Serving};
 use serde_json::Value;
-use std::net::{SocketAddr, TcpListener};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command as Program, Stdio};
 use std::sync::Arc;
@@ -126,19 +127,21 @@ impl Network {
         let dir = self.state.path().join(name);
         std::fs::create_dir_all(&dir).expect("a folder");
         let socket = dir.join("daemon.sock");
+        let socks = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
         let log = std::fs::File::create(dir.join("log")).expect("a log");
         let daemon = Program::new(env!("CARGO_BIN_EXE_samewire"))
             .arg("--socket")
             .arg(&socket)
             .args(["daemon", "--tun=userspace-networking", "--port=0", "--statedir"])
             .arg(dir.join("state"))
+            .arg(format!("--socks5-server={socks}"))
             .env("HOME", &dir)
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
             .expect("a daemon");
         let mut machine =
-            Machine { name: name.into(), api: LocalApi::new(&socket), socket, daemon, up: None };
+            Machine { name: name.into(), api: LocalApi::new(&socket), socket, socks, daemon, up: None };
         machine.until("its daemon answers", |status| status.get("BackendState").map(|_| ()));
         let mut up = machine.command("up");
         up.arg(format!("--login-server={}", self.url)).arg(format!("--hostname={name}"));
@@ -157,6 +160,7 @@ pub(crate) struct Machine {
     name: String,
     api: LocalApi,
     socket: PathBuf,
+    socks: SocketAddr,
     daemon: Child,
     up: Option<Child>,
 }
@@ -202,14 +206,31 @@ impl Machine {
         self.api.peer(name).is_some()
     }
 
-    pub(crate) fn ping(&self, name: &str) {
-        let status = self
-            .command("ping")
-            .args(["--c=3", "--timeout=2s", name])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
-        assert!(status.is_ok(), "ping starts");
+    /// Connects to a port of a machine over the network, again until it works, and hears it speak.
+    pub(crate) fn connect(&self, name: &str, port: u16) {
+        let begun = Instant::now();
+        while let Err(error) = self.try_connect(name, port) {
+            assert!(begun.elapsed() < SOON, "{} to {name}:{port}: {error}", self.name);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// By its SOCKS5 proxy (RFC 1928, no authentication, a name).
+    fn try_connect(&self, name: &str, port: u16) -> std::io::Result<()> {
+        let mut stream = TcpStream::connect(self.socks)?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let length = u8::try_from(name.len()).expect("a short name");
+        stream.write_all(&[5, 1, 0])?;
+        stream.write_all(&[&[5, 1, 0, 3, length], name.as_bytes(), &port.to_be_bytes()[..]].concat())?;
+        let mut answers = [0; 2 + 10];
+        stream.read_exact(&mut answers)?;
+        if answers[3] != 0 {
+            return Err(std::io::Error::other(format!("the proxy says {}", answers[3])));
+        }
+        let mut greeting = [0; 5];
+        stream.read_exact(&mut greeting)?;
+        assert_eq!(&greeting, b"hello");
+        Ok(())
     }
 
     /// Ends it in good order.
@@ -228,4 +249,16 @@ impl Drop for Machine {
             let _status = child.wait();
         }
     }
+}
+
+/// A service of this computer, which every machine of the test offers on the network; returns its port.
+pub(crate) fn greeter() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("bound").port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let _gone = (&stream).write_all(b"hello");
+        }
+    });
+    port
 }

@@ -41,8 +41,44 @@ const FIRST_PAGE_MAX: u64 = 100 * 1_024;
 /// Lowest height of what a finger shall hit (WCAG asks 24, ux.md §3.2 44).
 const FINGER: i64 = 44;
 
+/// Texts whose contrast with what lies under them is below WCAG 2.2 AA (4.5, large ones 3). Text in the picture of
+/// the network has a halo of the page's colour, so the page's colour lies under it.
+const PALE: &str = "
+    const rgba = (text) => { const n = text.match(/[\\d.]+/g).map(Number); return n.length > 3 ? n : [...n, 1]; };
+    const over = (top, under) => [0, 1, 2].map((i) => top[i] * top[3] + under[i] * (1 - top[3])).concat(1);
+    const light = (c) => { const [r, g, b] = c.map((p) => { p /= 255; return p <= 0.04045 ? p / 12.92 : ((p + 0.055) / 1.055) ** 2.4; }); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+    const ground = (element) => {
+        const layers = [];
+        for (let e = element; e; e = e.parentElement) {
+            const c = rgba(getComputedStyle(e).backgroundColor);
+            if (c[3] > 0) layers.push(c);
+            if (c[3] === 1) break;
+        }
+        return layers.reverse().reduce((under, top) => over(top, under), [255, 255, 255, 1]);
+    };
+    const pale = new Set();
+    const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    for (let text; (text = walker.nextNode());) {
+        const e = text.parentElement;
+        if (!text.data.trim() || !e.checkVisibility({ opacityProperty: true, visibilityProperty: true })) continue;
+        if (e.closest('script, style, noscript, option, [disabled], .vh')) continue;
+        const style = getComputedStyle(e), under = ground(e);
+        let colour = rgba(e instanceof SVGElement ? style.fill : style.color);
+        let opacity = 1;
+        for (let a = e; a; a = a.parentElement) opacity *= Number(getComputedStyle(a).opacity);
+        colour = over([...colour.slice(0, 3), colour[3] * opacity], under);
+        const [a, b] = [light(colour), light(under)];
+        const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+        const size = parseFloat(style.fontSize), large = size >= 24 || size >= 18.66 && Number(style.fontWeight) >= 700;
+        if (ratio < (large ? 3 : 4.5)) pale.add(text.data.trim().slice(0, 40) + ' ' + ratio.toFixed(2) + ' in ' + e.tagName + '.' + (e.getAttribute('class') || ''));
+    }
+    return [...pale];";
+
 /// Looks at every page on a desktop and on a phone, and makes their pictures.
 pub(crate) async fn look_at_every_page(tab: &mut Tab) {
+    tab.goto("/machines").await;
+    tab.js("document.querySelector('h1').style.color = '#dddddd'").await;
+    assert_eq!(tab.js(PALE).await.as_array().map(Vec::len), Some(1), "a pale heading is found");
     let mut faults = Vec::new();
     for is_phone in [false, true] {
         if is_phone {
@@ -54,6 +90,12 @@ pub(crate) async fn look_at_every_page(tab: &mut Tab) {
             tab.goto(path).await;
             tab.picture(name).await;
             faults.extend(faults_of(tab, path, is_phone).await);
+            for scheme in ["dark", "light"] {
+                tab.colours(scheme).await;
+                let pale = tab.js(PALE).await;
+                let pale = pale.as_array().into_iter().flatten();
+                faults.extend(pale.map(|text| format!("{path}, {scheme}: too pale: {text}")));
+            }
         }
     }
     // 200 % zoom of a small window.
@@ -98,7 +140,7 @@ async fn faults_of(tab: &Tab, path: &str, is_phone: bool) -> Vec<String> {
 }
 
 /// Whether the page scrolls sideways.
-async fn sticks_out(tab: &Tab, path: &str) -> Vec<String> {
+pub(crate) async fn sticks_out(tab: &Tab, path: &str) -> Vec<String> {
     let wide = tab.js("return [document.documentElement.scrollWidth, innerWidth]").await;
     let fits = wide[0].as_i64() <= wide[1].as_i64();
     if fits { Vec::new() } else { vec![format!("{path}: {} wide in a window of {}", wide[0], wide[1])] }

@@ -63,10 +63,22 @@ fn two_lines_make_a_network_and_the_official_client_joins_it() {
     eprintln!("first run: two lines and all direct in {:.1} s", took.as_secs_f64());
     assert!(took < ALL_IN, "{took:?}");
 
+    signed_in_by_the_network(&mut birch, attic);
     second_tries(&mut birch, attic);
     an_invite_from_another_machine(attic);
     official_client(&world, attic);
     nothing_is_left(studio);
+}
+
+/// The owner's machines are signed in on the page by being on the network; from outside nobody is.
+fn signed_in_by_the_network(birch: &mut Shell, attic: &mut Shell) {
+    let network = birch.types_well("samewire ip -4");
+    let public = birch.types_well("ip -4 -br addr show eth0 | awk '{print $3}' | cut -d/ -f1");
+    let page = |at: &str| format!("curl -skL --max-time 10 http://{}/machines", at.trim());
+    let inside = attic.types_well(&page(&network));
+    assert!(inside.contains("from attic") && inside.contains("studio"), "{inside}");
+    let outside = attic.types_well(&page(&public));
+    assert!(outside.contains("<h1>Sign in</h1>") && !outside.contains("studio"), "{outside}");
 }
 
 /// Never a second network over the first, by neither verb.
@@ -219,4 +231,126 @@ fn a_network_moves_in_one_file() {
     birch.types_well("samewire restore --yes /run/kept");
     assert_eq!(birch.until(SOON, "samewire wait --timeout 10s; samewire ip -4"), before);
     desk.until(SOON, "ping -n -c 1 -W 1 birch");
+}
+
+#[test]
+fn a_second_network_in_the_same_lan_is_not_made_unasked() {
+    if missing("network nearby", &[], Software::None) {
+        return;
+    }
+    let _turn = turn();
+    let world = lab("near", vec![SiteSpec::new("home", Nat::Easy)], &[("birch", "home"), ("desk", "home")]);
+    let (mut birch, mut desk) = (Shell::open(&world, "birch"), Shell::open(&world, "desk"));
+    birch.install();
+    desk.install();
+    birch.types_well("samewire up");
+    let address = birch.types_well("ip -4 -br addr show eth0 | awk '{print $3}' | cut -d/ -f1");
+    let said = desk.types("samewire up");
+    let expected = format!(
+        "warning: another samewire network is near: home.internal, on birch ({}).\n  \
+         why: it answered on this LAN\n  \
+         fix: to join it: on birch run samewire invite. To start a second one all the same: samewire up --new-network",
+        address.trim()
+    );
+    assert_eq!((said.code, said.out.trim()), (2, expected.as_str()));
+    assert_eq!(desk.types_well("ls -A /var/lib/samewire 2>/dev/null; true").trim(), "", "nothing was made");
+    let said = desk.types_well("samewire up --new-network");
+    assert!(said.contains("Add a machine"), "{said}");
+}
+
+#[test]
+fn an_interrupted_start_is_finished_by_the_next() {
+    if missing("interruptions", &[], Software::None) {
+        return;
+    }
+    let _turn = turn();
+    let world =
+        lab("ctrlc", vec![SiteSpec::new("home", Nat::Easy)], &[("birch", "internet"), ("desk", "home")]);
+    let (mut birch, mut desk) = (Shell::open(&world, "birch"), Shell::open(&world, "desk"));
+    birch.install();
+    desk.install();
+    let mut seed = 9_u64;
+    let mut moment = || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % 1_000
+    };
+    let interrupted =
+        |millis: u64, line: &str| format!("timeout --preserve-status -s INT 0.{millis:03} {line}");
+    let (mut kept, mut unchanged) = (0, 0);
+    for round in 0..10 {
+        let millis = moment();
+        let said = birch.types(&interrupted(millis, "samewire up --quiet"));
+        match said.code {
+            0 => {}
+            130 if said.out.contains("interrupted; the new network is kept") => kept += 1,
+            // Silent: the program had not begun.
+            130 if said.out.is_empty() || said.out.contains("interrupted; nothing was changed") => {
+                let left = birch.types_well("ls -A /var/lib/samewire/control 2>/dev/null; true");
+                assert!(!left.contains("network.json"), "{left}");
+                unchanged += 1;
+            }
+            other => panic!("round {round}, after {millis} ms: {other}: {}", said.out),
+        }
+        let said = birch.types_well("samewire up");
+        assert!(said.contains("samewire invite") || said.contains("Add a machine"), "round {round}: {said}");
+        birch.types_well("samewire ip -4");
+        if round < 9 {
+            birch.types_well("samewire uninstall --yes");
+            birch.install();
+        }
+    }
+    eprintln!("up interrupted: {kept} times kept, {unchanged} times unchanged");
+    for round in 0..10 {
+        let invite: Value = serde_json::from_str(&birch.types_well("samewire invite --json")).expect("JSON");
+        let join = format!("samewire join {}", invite["joinString"].as_str().expect("a string"));
+        let millis = moment();
+        let said = desk.types(&interrupted(millis, &join));
+        assert!(
+            said.code == 0
+                || said.code == 130 && (said.out.is_empty() || said.out.contains("note: interrupted")),
+            "round {round}, after {millis} ms: {}: {}",
+            said.code,
+            said.out
+        );
+        let said = desk.types(&join);
+        let is_in = said.code == 0 || said.out.contains("this machine is already in the network");
+        assert!(is_in, "round {round}: {}", said.out);
+        desk.until(SOON, "ping -n -c 1 -W 1 birch");
+        desk.types_well("samewire leave");
+    }
+}
+
+#[test]
+fn without_root_and_with_443_taken_it_says_so_and_works() {
+    if missing("first run without root", &[], Software::None) {
+        return;
+    }
+    let _turn = turn();
+    let world =
+        lab("taken", vec![SiteSpec::new("home", Nat::Easy)], &[("birch", "internet"), ("desk", "home")]);
+    let (mut birch, mut desk) = (Shell::open(&world, "birch"), Shell::open(&world, "desk"));
+    birch.install();
+    birch.types_well("cp /usr/local/bin/samewire /usr/local/bin/nginx; mkdir -p /run/nginx\n\
+        nginx relay --hostname 127.0.0.1 --state /run/nginx --stun-listen 127.0.0.1:3479 >/run/nginx/log 2>&1 & echo $! > /run/nginx/pid");
+    birch.until(SOON, "ss -Hltn sport = :443 | grep -q LISTEN");
+    let screen = birch.types_well("samewire up");
+    let address = birch.types_well("ip -4 -br addr show eth0 | awk '{print $3}' | cut -d/ -f1");
+    let line = format!("  ok Reachable           {}, port 8443 (443 belongs to nginx)", address.trim());
+    assert!(screen.lines().any(|shown| shown.trim() == line.trim()), "{line}\n{screen}");
+    desk.types_well(line_with(&screen, "curl "));
+    reach(&mut desk, "birch");
+    birch.types_well("samewire uninstall --yes; kill $(cat /run/nginx/pid)");
+    birch.install();
+
+    // Somebody without rights: all of it below their own home.
+    birch.types_well("mkdir -p /run/ada && chown 1000:1000 /run/ada");
+    let ada = "setpriv --reuid 1000 --regid 1000 --clear-groups env HOME=/run/ada USER=ada";
+    let screen = birch.types_well(&format!("{ada} samewire up"));
+    assert!(screen.contains(", without root: programs use the"), "{screen}");
+    assert!(screen.contains("proxy at 127.0.0.1:1055 (SOCKS5 and HTTP)"), "{screen}");
+    assert!(screen.contains("Starts at boot      no. With root it could: sudo samewire up"), "{screen}");
+    desk.types_well("samewire leave");
+    desk.types_well(line_with(&screen, "curl "));
+    desk.until(SOON, "ping -n -c 1 -W 1 birch");
+    birch.types_well(&format!("{ada} samewire uninstall --yes"));
 }

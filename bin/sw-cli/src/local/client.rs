@@ -70,8 +70,11 @@ impl Client {
             candidates.push(PathBuf::from(socket));
         }
         candidates.push(PathBuf::from(SOCKET_PATH));
-        if let Some(directory) = std::env::var_os("XDG_RUNTIME_DIR") {
-            candidates.push(Path::new(&directory).join("samewire/samewire.sock"));
+        // Where a daemon without root listens.
+        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+        let cache = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
+        if let Some(directory) = runtime.or_else(cache) {
+            candidates.push(directory.join("samewire/samewire.sock"));
         }
         Self { candidates, is_default: true }
     }

@@ -110,6 +110,12 @@ impl<'a> TcpView<'a> {
         self.flags().contains(TcpFlags::SYN) && !self.flags().contains(TcpFlags::ACK)
     }
 
+    /// Whether this accepts a connection: SYN with ACK.
+    #[must_use]
+    pub fn is_accepting(&self) -> bool {
+        self.flags().contains(TcpFlags::SYN) && self.flags().contains(TcpFlags::ACK)
+    }
+
     /// The header length in bytes with options; `None` when the field lies (below 20 or beyond the segment).
     #[must_use]
     pub fn header_len(&self) -> Option<usize> {

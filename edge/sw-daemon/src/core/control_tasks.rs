@@ -1,15 +1,20 @@
 //! Carries out the node core's requests to the control server, each in a task of its own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sw_node::ControlOutput;
 use sw_node::RequestId;
-use sw_tailcfg::{MapRequest, RegisterRequest};
+use sw_tailcfg::{MapRequest, PathsReport, RegisterRequest};
+use sw_types::NodeKey;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::Report;
 use crate::control::{ControlClient, ControlConfig, ControlError};
+
+/// Limit of a report of the paths.
+const TELL_MAX: Duration = Duration::from_secs(10);
 
 /// At most one task of each kind.
 #[derive(Debug)]
@@ -65,6 +70,17 @@ impl ControlTasks {
         }
     }
 
+    /// Tells the server of the paths; a report that is lost is made good by the next one.
+    pub(super) fn tell_paths(&self, key: NodeKey, report: PathsReport) {
+        let Some(client) = self.client.clone() else { return };
+        tokio::spawn(async move {
+            let told = tokio::time::timeout(TELL_MAX, client.paths(key, &report)).await;
+            if let Ok(Err(error)) = told {
+                tracing::debug!(%error, "the server was not told of the paths");
+            }
+        });
+    }
+
     fn client_or(&mut self, config: impl FnOnce() -> ControlConfig) -> Arc<ControlClient> {
         Arc::clone(self.client.get_or_insert_with(|| Arc::new(ControlClient::new(config()))))
     }
@@ -105,13 +121,25 @@ async fn map(
     request: Box<MapRequest>,
     reports: mpsc::Sender<Report>,
 ) {
-    let sink = |message| {
-        let reports = reports.clone();
-        async move { reports.send(Report::MapMessage { id, message: Box::new(message) }).await.is_ok() }
-    };
-    let answer = client.map(&request, sink).await;
+    let answer = read_map(&client, id, &request, &reports).await;
     let _told = tell(&client, answer, &reports).await;
     send(&reports, Report::MapEnded { id }).await;
+}
+
+async fn read_map(
+    client: &ControlClient,
+    id: RequestId,
+    request: &MapRequest,
+    reports: &mpsc::Sender<Report>,
+) -> Result<(), ControlError> {
+    let mut stream = client.open_map(request).await?;
+    send(reports, Report::MapOpened { takes_paths: stream.takes_paths }).await;
+    while let Some(message) = stream.next().await? {
+        if reports.send(Report::MapMessage { id, message: Box::new(message) }).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 async fn update(

@@ -56,6 +56,7 @@ impl Core {
             Event::PeerActivity(peer) => {
                 self.quiet.last_traffic = now.mono;
                 self.activity.insert(peer, now.mono);
+                self.paths_may_differ();
                 self.paths.on_traffic(&peer, now);
             }
             Event::Handshake { peer, .. } => {

@@ -300,6 +300,7 @@ impl Core {
                     self.ways.note(peer, addr, now.mono);
                 }
                 self.device.set_way(&peer, way(route));
+                self.paths_may_differ();
             }
             PathOutput::EndpointsChanged(endpoints) => {
                 let told =

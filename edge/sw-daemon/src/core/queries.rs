@@ -17,7 +17,7 @@ use super::{Core, Report};
 use crate::config::TunMode;
 
 /// A peer counts as active for this long after the last packet to it (localapi-cli.md §A4).
-const ACTIVE_FOR: Duration = Duration::from_secs(45);
+pub(super) const ACTIVE_FOR: Duration = Duration::from_secs(45);
 /// Limit of a latency measurement over HTTP.
 const RELAY_HTTP_MAX: Duration = Duration::from_secs(3);
 /// How far ahead the end of the own key is told.
@@ -48,7 +48,7 @@ impl Core {
         status(&self.node, context, |key| self.peer_runtime(key), self.now().wall)
     }
 
-    fn peer_runtime(&self, key: &NodeKey) -> PeerRuntime {
+    pub(super) fn peer_runtime(&self, key: &NodeKey) -> PeerRuntime {
         let Some(stats) = self.device.peer(key) else { return PeerRuntime::default() };
         let now = self.now();
         let report = self.paths.report(key, now);

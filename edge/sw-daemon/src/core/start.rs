@@ -127,6 +127,8 @@ pub(crate) async fn start(
         remember: Remember::default(),
         ways,
         quiet: super::quiet::Quiet::new(now.mono),
+        path_reports: super::path_reports::PathReports::default(),
+        cache_due: None,
         slept_nanos: sw_os::clock::suspended_nanos(),
         is_over: false,
     };

@@ -1,5 +1,6 @@
 //! One machine's page.
 
+use super::picture::Pair;
 use super::{person, routes_in_words, shell, software};
 use crate::guard::Visitor;
 use crate::site::{Ask, Site};
@@ -7,8 +8,8 @@ use crate::words;
 use sw_control::clock;
 use sw_tailnet::{JoinedBy, Node, Tailnet};
 use sw_types::UnixTime;
+use sw_web::Page;
 use sw_web::machine::{MachineView, PeerRow, ReachRow, RouteRow, Tab, page as render};
-use sw_web::{Kind, Page};
 
 pub(super) async fn page(site: &Site, ask: &Ask, visitor: &Visitor, name: &str) -> Option<String> {
     let (label, tab, now) = (name.to_owned(), Tab::parse(ask.query.get("tab")), clock::now().wall);
@@ -62,13 +63,13 @@ fn peers(tailnet: &Tailnet, node: &Node, own_online: bool) -> Vec<PeerRow> {
     let mut rows: Vec<(bool, PeerRow)> = others
         .map(|other| {
             let online = own_online && tailnet.presence(other.id).is_online();
-            let kind = if online { super::picture::pair_kind(tailnet, node, other) } else { Kind::Offline };
+            let pair = if online { super::picture::pair(tailnet, node, other) } else { Pair::offline() };
             let way =
                 tailnet.facts(other.id).and_then(|facts| facts.endpoints.first()).map(ToString::to_string);
             let row = PeerRow {
                 name: other.label.clone(),
-                kind,
-                words: super::picture::in_words(kind).into(),
+                kind: pair.kind,
+                words: pair.words,
                 way: way.unwrap_or_default(),
                 ..PeerRow::default()
             };

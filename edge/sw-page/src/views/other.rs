@@ -198,7 +198,7 @@ fn people_view(tailnet: &Tailnet, now: UnixTime) -> people::PeopleView {
         let is_online = own().any(|node| tailnet.presence(node.id).is_online());
         people::Person {
             id: user.id.to_string(),
-            name: if user.display_name.is_empty() { user.name.clone() } else { user.display_name.clone() },
+            name: words::foreign(if user.display_name.is_empty() { &user.name } else { &user.display_name }),
             login: format!("{}@", user.name),
             role: user.role.as_str().into(),
             machines: own().count(),
@@ -392,7 +392,7 @@ fn relays_view(tailnet: &Tailnet) -> relays::RelaysView {
         let number = i64::from(id.0);
         let ways = region.nodes.iter().map(|node| {
             let port = if node.derp_port == 0 { 443 } else { node.derp_port };
-            format!("{}, TCP {port}", node.host_name)
+            format!("{}, TCP {port}", words::foreign(&node.host_name))
         });
         rows.push(relays::Relay {
             name: if region.region_name.is_empty() {

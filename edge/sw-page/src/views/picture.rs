@@ -4,7 +4,8 @@ use super::{connection, person, shell};
 use crate::guard::Visitor;
 use crate::site::{Ask, Site};
 use crate::words;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use sw_tailcfg::{LinkPath, LinkReport};
 use sw_tailnet::{Node, Tailnet};
 use sw_web::network::{Chosen, Dot, Link, NetworkView, page as render};
 use sw_web::{Group, Kind, Page};
@@ -37,11 +38,15 @@ fn view_of(tailnet: &Tailnet, by_tag: bool) -> NetworkView {
     let links = links(tailnet);
     let of = |kind: Kind| links.iter().filter(|link| link.kind == kind).count();
     let online = machines.values().filter(|dot| dot.online).count();
+    let by_peers = match of(Kind::PeerRelay) {
+        0 => String::new(),
+        n => format!(", {n} by peer relay"),
+    };
     let sentence = format!(
-        "{}, {online} online. As their networks report, {} can go direct, {} only by relay.",
+        "{}, {online} online. {} direct, {} relayed{by_peers}, right now.",
         words::count(machines.len(), "machine", "machines"),
-        words::count(of(Kind::Direct), "pair", "pairs"),
-        of(Kind::Relayed)
+        of(Kind::Direct),
+        of(Kind::Relayed),
     );
     let groups = groups.into_iter().map(|(name, machines)| Group { name, machines }).collect();
     NetworkView { sentence, groups, machines, links, by_tag, ..NetworkView::default() }
@@ -55,51 +60,91 @@ fn group(tailnet: &Tailnet, node: &Node, by_tag: bool) -> String {
     first.or(second).unwrap_or_else(|| "nobody".into())
 }
 
-/// Pairs of online machines that may talk, with the kind of path their networks allow.
+/// Live links as our machines tell them; between machines that tell none, what their networks allow.
 fn links(tailnet: &Tailnet) -> Vec<Link> {
     let online: Vec<&Node> = tailnet.state().nodes().filter(|n| tailnet.presence(n.id).is_online()).collect();
     let mut links = Vec::new();
-    for (i, a) in online.iter().enumerate() {
-        for b in &online[..i] {
+    let mut drawn = BTreeSet::new();
+    for node in &online {
+        for link in tailnet.links_of(node.id).unwrap_or_default() {
+            let is_new = drawn.insert((node.id.min(link.peer), node.id.max(link.peer)));
+            let peer = tailnet.state().node(link.peer).filter(|peer| tailnet.presence(peer.id).is_online());
+            if let Some(peer) = peer.filter(|_| is_new && links.len() < LINKS_MAX) {
+                links.push(line(node, peer, Pair::told(link), link.bytes));
+            }
+        }
+    }
+    let silent: Vec<&Node> = online.into_iter().filter(|n| tailnet.links_of(n.id).is_none()).collect();
+    for (i, a) in silent.iter().enumerate() {
+        for b in &silent[..i] {
             if links.len() >= LINKS_MAX {
                 return links;
             }
             if tailnet.sees(a.id, b.id) {
-                let kind = pair_kind(tailnet, a, b);
-                links.push(Link {
-                    a: a.label.clone(),
-                    b: b.label.clone(),
-                    kind,
-                    bytes: 10_000,
-                    delay: String::new(),
-                });
+                links.push(line(a, b, Pair::inferred(tailnet, a, b), 0));
             }
         }
     }
     links
 }
 
-pub(super) fn pair_kind(tailnet: &Tailnet, a: &Node, b: &Node) -> Kind {
-    let report = |node: &Node| {
-        let info = tailnet.facts(node.id)?.host.net_info.as_ref()?;
-        Some((info.working_udp, info.mapping_varies_by_dest_ip))
-    };
-    match (report(a), report(b)) {
-        (Some((Some(false), _)), _) | (_, Some((Some(false), _))) => Kind::Relayed,
-        (Some((_, Some(true))), Some((_, Some(true)))) | (None, _) | (_, None) => Kind::Idle,
-        (Some(_), Some(_)) => Kind::Direct,
+fn line(a: &Node, b: &Node, pair: Pair, bytes: u64) -> Link {
+    let (a, b) = (a.label.clone(), b.label.clone());
+    Link { a, b, kind: pair.kind, bytes, words: pair.words, delay: pair.delay }
+}
+
+/// What is known of the path between two machines.
+pub(super) struct Pair {
+    pub kind: Kind,
+    /// "direct, 11 ms", "idle", "not told: can be direct".
+    pub words: String,
+    /// "11 ms"; empty when not measured.
+    pub delay: String,
+}
+
+impl Pair {
+    pub(super) fn offline() -> Self {
+        Self { kind: Kind::Offline, words: "offline".into(), delay: String::new() }
+    }
+
+    /// As one of the two measured it.
+    fn told(link: &LinkReport) -> Self {
+        let (kind, word) = match link.path {
+            LinkPath::Direct => (Kind::Direct, "direct"),
+            LinkPath::Relay => (Kind::Relayed, "relayed"),
+            LinkPath::PeerRelay => (Kind::PeerRelay, "by peer relay"),
+        };
+        let delay = link.delay_us.map(words::delay).unwrap_or_default();
+        let words = if delay.is_empty() { word.to_owned() } else { format!("{word}, {delay}") };
+        Self { kind, words, delay }
+    }
+
+    /// What the networks of two official apps allow, as each measured its own.
+    fn inferred(tailnet: &Tailnet, a: &Node, b: &Node) -> Self {
+        let report = |node: &Node| {
+            let info = tailnet.facts(node.id)?.host.net_info.as_ref()?;
+            Some((info.working_udp, info.mapping_varies_by_dest_ip))
+        };
+        let words = match (report(a), report(b)) {
+            (Some((Some(false), _)), _) | (_, Some((Some(false), _))) => {
+                "not told: only relayed, UDP is blocked"
+            }
+            (Some((_, Some(true))), Some((_, Some(true)))) | (None, _) | (_, None) => "not told",
+            (Some(_), Some(_)) => "not told: can be direct",
+        };
+        Self { kind: Kind::Idle, words: words.into(), delay: String::new() }
     }
 }
 
-/// What two networks allow, as their machines report them.
-pub(super) fn in_words(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Direct => "can be direct",
-        Kind::Relayed => "only relayed",
-        Kind::PeerRelay => "by peer relay",
-        Kind::Idle => "not told",
-        Kind::Offline => "offline",
-        Kind::Bad => "no",
+/// The path between two online machines that may talk.
+pub(super) fn pair(tailnet: &Tailnet, a: &Node, b: &Node) -> Pair {
+    let tells = |node: &Node| tailnet.links_of(node.id).is_some();
+    match tailnet.link(a.id, b.id) {
+        Some(link) => Pair::told(link),
+        None if tells(a) || tells(b) => {
+            Pair { kind: Kind::Idle, words: "not connected".into(), delay: String::new() }
+        }
+        None => Pair::inferred(tailnet, a, b),
     }
 }
 
@@ -115,8 +160,8 @@ fn chosen(tailnet: &Tailnet, name: &str) -> Option<Chosen> {
         label: own.text,
         peers: peers
             .map(|other| {
-                let kind = pair_kind(tailnet, node, other);
-                (other.label.clone(), kind, in_words(kind).into())
+                let pair = pair(tailnet, node, other);
+                (other.label.clone(), pair.kind, pair.words)
             })
             .collect(),
         why: own.why,
