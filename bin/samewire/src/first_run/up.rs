@@ -29,7 +29,8 @@ const KEPT: &str =
 const STARTED: &str = "note: interrupted; samewire runs, and nothing else was changed.";
 
 /// The same once the daemon is told what is wanted.
-const TOLD: &str = "note: interrupted; samewire goes on with what it was told.\n  fix: see how far it is: samewire status";
+const TOLD: &str =
+    "note: interrupted; samewire goes on with what it was told.\n  fix: see how far it is: samewire status";
 
 /// Everything that the steps need.
 struct Run<'a> {
