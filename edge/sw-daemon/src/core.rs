@@ -7,8 +7,8 @@ mod device;
 mod explain;
 pub(crate) mod joining;
 mod outputs;
-mod peer_messages;
 mod path_reports;
+mod peer_messages;
 mod port_mapping;
 mod profiles;
 mod queries;
@@ -213,13 +213,8 @@ impl Core {
 
     fn until_deadline(&self) -> Duration {
         let paths = self.paths.next_deadline().map(|(at, _)| at);
-        let deadlines = [self.node.next_deadline(), paths, self.remember.due(), self.ways.due];
-        let deadlines = [
-            self.node.next_deadline(),
-            self.paths.next_deadline().map(|(at, _)| at),
-            self.cache_due,
-            self.path_reports.due,
-        ];
+        let deadlines =
+            [self.node.next_deadline(), paths, self.remember.due(), self.ways.due, self.path_reports.due];
         match deadlines.into_iter().flatten().min() {
             Some(at) => at - self.now().mono,
             None => Duration::from_secs(3600),
@@ -236,6 +231,7 @@ impl Core {
         if self.ways.due.is_some_and(|due| due <= now.mono) {
             self.ways.due = None;
             self.store.write_ways(&self.ways);
+        }
         if self.path_reports.due.is_some_and(|due| due <= now.mono) {
             self.report_paths();
         }
