@@ -153,7 +153,6 @@ pub(crate) struct Core {
     remember: Remember,
     ways: Ways,
     quiet: quiet::Quiet,
-    cache_due: Option<Instant>,
     path_reports: path_reports::PathReports,
     slept_nanos: i64,
     /// It cannot go on.

@@ -128,7 +128,6 @@ pub(crate) async fn start(
         ways,
         quiet: super::quiet::Quiet::new(now.mono),
         path_reports: super::path_reports::PathReports::default(),
-        cache_due: None,
         slept_nanos: sw_os::clock::suspended_nanos(),
         is_over: false,
     };
