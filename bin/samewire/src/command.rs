@@ -17,7 +17,7 @@ const GROUPS: [(&str, &[&str]); 7] = [
     ("A network in two lines", &["up", "join", "invite", "admin"]),
     (
         "Every day",
-        &["status", "ping", "ip", "whoami", "whois", "down", "set", "get", "exit-node", "nc", "wait"],
+        &["status", "ping", "ip", "whoami", "whois", "down", "set", "get", "exit-node", "file", "nc", "wait"],
     ),
     ("When something does not work", &["explain", "check", "netcheck", "dns", "bugreport", "help"]),
     ("Who may do what", &["login", "logout", "switch", "policy"]),
@@ -70,7 +70,7 @@ pub(crate) fn man(args: &ManArgs, command: Command) -> ExitCode {
 }
 
 /// Verbs of the official client that are not here, and what takes their place.
-const ELSEWHERE: [(&str, &str, &str); 16] = [
+const ELSEWHERE: [(&str, &str, &str); 15] = [
     (
         "serve",
         "publishing a local service is not in this version",
@@ -91,7 +91,6 @@ const ELSEWHERE: [(&str, &str, &str); 16] = [
         "there is no ssh of samewire's own",
         "the system's ssh takes the same names: ssh USER@MACHINE; without an interface: ssh -o ProxyCommand='samewire nc %h %p' USER@MACHINE",
     ),
-    ("file", "sending files is not in this version", "copy it by ssh: scp FILE USER@MACHINE:"),
     (
         "id-token",
         "tokens for other services are not in this version",

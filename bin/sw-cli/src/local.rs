@@ -5,6 +5,7 @@ mod debug;
 mod dns;
 mod exit_node;
 mod explain;
+mod file;
 mod flags;
 mod help;
 mod ip;
@@ -95,6 +96,8 @@ pub enum Verb {
     Check(explain::CheckArgs),
     /// List the machines that carry Internet traffic for others
     ExitNode(exit_node::ExitNodeArgs),
+    /// Send files to a machine, fetch those that came
+    File(file::FileArgs),
     /// Show how names are resolved, or ask for one
     Dns(dns::DnsArgs),
     /// Connect to a port of a machine, with standard input and output
@@ -233,6 +236,7 @@ fn dispatch(verb: Verb, context: &Context, command: clap::Command) -> Outcome {
         Verb::Explain(args) => explain::explain(context, &args),
         Verb::Check(args) => explain::check(context, &args),
         Verb::ExitNode(args) => exit_node::exit_node(context, &args),
+        Verb::File(args) => file::file(context, &args),
         Verb::Dns(args) => dns::dns(context, &args),
         Verb::Nc(args) => simple::nc(context, &args),
         Verb::Wait(args) => simple::wait(context, &args),
@@ -266,6 +270,7 @@ impl Verb {
             | Self::Logout(_)
             | Self::Ip(_)
             | Self::ExitNode(_)
+            | Self::File(_)
             | Self::Nc(_)
             | Self::Wait(_)
             | Self::Metrics(_)

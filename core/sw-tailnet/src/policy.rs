@@ -18,6 +18,10 @@ use crate::relays::RelayChange;
 use crate::rules::{Class, Compiled, Engine, NodeFacts, PolicyError, Rules, SshCheck, World};
 use crate::tailnet::Tailnet;
 
+/// Numbers of IP protocols.
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
 /// Policies as Tailscale writes them, compiled by `sw-policy`.
 #[derive(Debug, Clone)]
 pub struct PolicyEngine {
@@ -263,8 +267,21 @@ impl Compiled for PolicyCompiled {
 
     fn explain(&self, src: NodeId, dst: IpAddr, port: Option<u16>) -> serde_json::Value {
         let name = self.world.nodes.get(&src).map(|node| node.name.clone()).unwrap_or_default();
-        let question = engine::explain::Question { src: &name, dst: &dst.to_string(), port, protocol: None };
-        match engine::explain::explain(&self.compiled, &self.world, &question) {
+        let dst = dst.to_string();
+        let ask = |protocol| {
+            let question = engine::explain::Question { src: &name, dst: &dst, port, protocol };
+            engine::explain::explain(&self.compiled, &self.world, &question)
+        };
+        let mut answer = ask(port.map(|_| TCP));
+        // A port that is open for UDP alone is open all the same.
+        let is_denied = matches!(&answer, Ok(answer) if answer.verdict == engine::explain::Verdict::Denied);
+        if is_denied && port.is_some() {
+            answer = match ask(Some(UDP)) {
+                Ok(other) if other.verdict != engine::explain::Verdict::Denied => Ok(other),
+                Ok(_) | Err(_) => answer,
+            };
+        }
+        match answer {
             Ok(answer) => serde_json::to_value(answer).unwrap_or_default(),
             // An address that no rule of the policy can name.
             Err(_) => serde_json::json!({ "verdict": "denied", "parts": [] }),

@@ -42,6 +42,7 @@ use self::remember::Remember;
 use crate::bus::Bus;
 use crate::config::DaemonConfig;
 use crate::dns_service::DnsService;
+use crate::inbox::Inbox;
 use crate::peer_api::PeerApi;
 use crate::recall::Ways;
 use crate::relays::Relays;
@@ -49,7 +50,7 @@ use crate::sockets::SocketFactory;
 use crate::store::Store;
 use crate::userspace::Network;
 
-pub(crate) use self::queries::PingTarget;
+pub(crate) use self::queries::{CAP_FILES, PingTarget};
 pub(crate) use self::start::start;
 
 /// Messages handled before the outputs are looked at again.
@@ -145,6 +146,7 @@ pub(crate) struct Core {
     pings: BTreeMap<PingId, oneshot::Sender<PingOutcome>>,
     pub(crate) peer_pings: PeerPings,
     pub(crate) peer_api: PeerApi,
+    pub(crate) inbox: Inbox,
     reports: mpsc::Sender<Report>,
     relay_map: RelayMap,
     interfaces: Interfaces,

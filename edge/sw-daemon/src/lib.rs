@@ -19,6 +19,7 @@ mod core;
 mod dialer;
 mod dns_service;
 mod errors;
+mod inbox;
 mod local_api;
 mod metrics;
 mod peer_api;

@@ -3,6 +3,7 @@
 mod capture;
 mod dial;
 mod explain;
+mod files;
 mod handlers;
 mod watch;
 
@@ -22,6 +23,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::handlers::unescape;
 use crate::core::CoreHandle;
 
 /// Longest request body.
@@ -142,6 +144,18 @@ async fn serve_connection(stream: UnixStream, core: CoreHandle) {
     let service = service_fn(move |mut request: Request<Incoming>| {
         let core = core.clone();
         async move {
+            // As long as files are, they pass through.
+            if let Some(endpoint) = file_endpoint(&request) {
+                let response = if caller.may_write(&core).await {
+                    files::answer(&core, &endpoint, request).await
+                } else {
+                    Ok(text(StatusCode::FORBIDDEN, "access denied"))
+                };
+                let stopped = |stopped: crate::core::Stopped| {
+                    text(StatusCode::SERVICE_UNAVAILABLE, stopped.to_string())
+                };
+                return Ok::<_, Infallible>(finish(response.unwrap_or_else(stopped)));
+            }
             let upgrade = request.extensions_mut().remove::<hyper::upgrade::OnUpgrade>();
             let (parts, body) = request.into_parts();
             let response = match Limited::new(body, BODY_MAX).collect().await {
@@ -161,6 +175,20 @@ async fn serve_connection(stream: UnixStream, core: CoreHandle) {
     }
 }
 
+/// The endpoint, if it is one of those that carry files, and the request is no page's.
+fn file_endpoint(request: &Request<Incoming>) -> Option<String> {
+    let endpoint = request.uri().path().strip_prefix("/localapi/v0/")?;
+    let is_files = endpoint.starts_with("files/") || endpoint.starts_with("file-put/");
+    (is_files && is_from_program(request.headers())).then(|| endpoint.to_owned())
+}
+
+/// Pages of a browser have no business here.
+fn is_from_program(headers: &http::HeaderMap) -> bool {
+    let host = headers.get(header::HOST).map(|host| host.as_bytes()).unwrap_or_default();
+    let is_from_page = headers.contains_key(header::ORIGIN) || headers.contains_key(header::REFERER);
+    !is_from_page && (host.is_empty() || host == LOCAL_HOST.as_bytes())
+}
+
 /// A request of the program that embeds the node.
 pub(crate) async fn handle_in_process(core: &CoreHandle, request: Request<Bytes>) -> Response<ResponseBody> {
     handle(core, Caller { uid: 0, is_root: true }, &request, None).await
@@ -172,10 +200,7 @@ async fn handle(
     request: &Request<Bytes>,
     upgrade: Option<hyper::upgrade::OnUpgrade>,
 ) -> Response<ResponseBody> {
-    let headers = request.headers();
-    let host = headers.get(header::HOST).map(|host| host.as_bytes()).unwrap_or_default();
-    let is_from_browser = headers.contains_key(header::ORIGIN) || headers.contains_key(header::REFERER);
-    if is_from_browser || !(host.is_empty() || host == LOCAL_HOST.as_bytes()) {
+    if !is_from_program(request.headers()) {
         return finish(text(StatusCode::FORBIDDEN, "invalid request"));
     }
     let path = request.uri().path();

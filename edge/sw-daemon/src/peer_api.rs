@@ -1,5 +1,6 @@
 //! The PeerAPI: a small HTTP server that peers reach through the tunnel (node-services.md §3).
 
+mod put;
 mod requests;
 
 use std::net::{IpAddr, SocketAddr};

@@ -43,6 +43,10 @@ fn a_mixed_network_on_our_server() {
     every_kind_of_ping(&mut scene, "cedar", "alder");
     every_kind_of_ping(&mut scene, "alder", "birch");
 
+    files_travel(&mut scene, "alder", "cedar");
+    files_travel(&mut scene, "cedar", "alder");
+    files_travel(&mut scene, "alder", "birch");
+
     let explained = says(&mut scene, "alder", &["explain", "cedar:8080"]);
     for part in ["it works, directly.", "Allowed", "yes", "TCP 8080 answers"] {
         assert!(explained.contains(part), "{explained}");
@@ -65,6 +69,21 @@ fn every_kind_of_ping(scene: &mut Scene, from: &str, to: &str) {
         });
         assert_eq!(answered, Ok(Some(())), "{from} pings {to} {kind}: {said}");
     }
+}
+
+/// A file and standard input, sent and fetched.
+fn files_travel(scene: &mut Scene, from: &str, to: &str) {
+    let dir = scene.world.machine(from).expect("a machine").dir().to_owned();
+    let name = format!("from {from} ü.bin");
+    let content: Vec<u8> = (0..300_000_u32).map(|i| (i * 7 % 251) as u8).collect();
+    let file = dir.join(&name);
+    std::fs::write(&file, &content).expect("a file");
+    says(scene, from, &["file", "cp", &file.to_string_lossy(), &format!("{to}:")]);
+    let inbox = scene.world.machine(to).expect("a machine").dir().join(format!("inbox-{from}"));
+    std::fs::create_dir(&inbox).expect("a folder");
+    says(scene, to, &["file", "get", "--wait", &inbox.to_string_lossy()]);
+    let got = std::fs::read(inbox.join(&name)).expect("the file arrived");
+    assert!(got == content, "{from} → {to}: other bytes");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use sw_lab::{Interrupt, MachineSpec, Nat, SiteSpec};
 
-use crate::scene::{SAMEWIRE, SOON, Scene, missing, says, scene, skip};
+use crate::scene::{SAMEWIRE, SOON, Scene, listen, missing, says, scene, serve_page, skip};
 
 /// The Python whose packages include `tslocal`, the LocalAPI client on PyPI.
 const PYTHON: &str = "SAMEWIRE_TEST_PYTHON";
@@ -64,6 +64,52 @@ fn the_client_from_pypi_reads_status_and_whois() {
     let said =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(said.ends_with("all well\n"), "{said}");
+}
+
+#[test]
+fn explain_says_what_the_policy_refuses_and_what_is_missing() {
+    let Some(mut scene) = stage("explain") else { return };
+    let explain = |scene: &mut Scene, target: &str| {
+        let machine = scene.world.machine("alder").expect("a machine");
+        let output =
+            machine.command_line(&["explain", target], SOON, &Interrupt::default()).expect("samewire");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let has = |said: &(Option<i32>, String), code: i32, parts: &[&str]| {
+        assert_eq!(said.0, Some(code), "{}", said.1);
+        for part in parts {
+            assert!(said.1.contains(part), "it lacks {part:?}: {}", said.1);
+        }
+    };
+    let said = explain(&mut scene, "birch:81");
+    has(
+        &said,
+        1,
+        &["it does not work", "Allowed", "yes", "TCP 81 refuses: nothing listens there", "start on birch"],
+    );
+    let own = scene.address("birch");
+    serve_page(listen(&scene, "birch", own, 80));
+    has(&explain(&mut scene, "birch:80"), 0, &["it works, directly.", "TCP 80 answers"]);
+
+    let dir = scene.world.machine("alder").expect("a machine").dir().to_owned();
+    let policy = dir.join("policy.json");
+    let text = r#"{"grants": [{"src": ["*"], "dst": ["*"], "ip": ["tcp:80", "icmp:*"]}]}"#;
+    std::fs::write(&policy, text).expect("a policy");
+    let server = scene.world.server().expect("a server");
+    server.control(&["policy", "set", &policy.to_string_lossy()]).expect("a new policy");
+    has(&explain(&mut scene, "birch:80"), 0, &["yes, by line 1"]);
+    let said = explain(&mut scene, "birch:81");
+    has(&said, 1, &["no: ", "the nearest is line 1", "an admin", "\"81\""]);
+
+    scene.world.machine("birch").expect("a machine").stop();
+    let end = std::time::Instant::now() + SOON;
+    loop {
+        let said = explain(&mut scene, "birch");
+        if said.1.contains("switch birch on") {
+            break;
+        }
+        assert!(std::time::Instant::now() < end, "birch is not offline: {}", said.1);
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Nodes without an interface: behind a proxy, and inside a program.
 
-use std::io::Read as _;
-use std::net::Ipv4Addr;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -94,6 +94,8 @@ fn a_user_without_rights_reaches_the_network_through_a_proxy_and_is_reached() {
     assert_eq!(curl(&scene, "birch", &["--proxy", PROXY, &page]), "hello", "through HTTP, by address");
     assert_eq!(curl(&scene, "birch", &["--proxytunnel", "--proxy", PROXY, &page]), "hello", "by CONNECT");
 
+    assert_eq!(echo_by_datagram(&scene, alder), "hello", "a datagram through SOCKS5, by name");
+
     serve_page(listen(&scene, "birch", Ipv4Addr::LOCALHOST.into(), 8081));
     let birch = own_address(&scene, &daemon.socket);
     scene.ping("alder", &birch);
@@ -104,6 +106,40 @@ fn a_user_without_rights_reaches_the_network_through_a_proxy_and_is_reached() {
         curl(&scene, "alder", &[&page]);
         api.direct_address("birch")
     });
+}
+
+/// Sends a datagram to a service of alder through the proxy in birch's room, and returns what comes back.
+fn echo_by_datagram(scene: &Scene, alder: std::net::IpAddr) -> String {
+    let bind = |ip: std::net::IpAddr, port: u16| {
+        UdpSocket::bind((ip, port)).map_err(|e| LabError::new("test", e.to_string()))
+    };
+    let service = scene.world.in_room("alder", || bind(alder, 7777)).expect("a service");
+    std::thread::spawn(move || {
+        let mut datagram = [0; 64];
+        while let Ok((len, from)) = service.recv_from(&mut datagram) {
+            let _lost = service.send_to(&datagram[..len], from);
+        }
+    });
+    let (mut control, socket) = scene
+        .world
+        .in_room("birch", || {
+            let control = TcpStream::connect(PROXY).map_err(|e| LabError::new("test", e.to_string()))?;
+            Ok((control, bind(Ipv4Addr::LOCALHOST.into(), 0)?))
+        })
+        .expect("the proxy");
+    control.write_all(b"\x05\x01\0\x05\x03\0\x01\0\0\0\0\0\0").expect("a request");
+    let mut reply = [0; 12];
+    control.read_exact(&mut reply).expect("a reply");
+    assert_eq!(reply[..4], [5, 0, 5, 0], "the proxy carries datagrams");
+    let relay = (Ipv4Addr::LOCALHOST, u16::from_be_bytes([reply[10], reply[11]]));
+    socket.set_read_timeout(Some(Duration::from_secs(1))).expect("a timeout");
+    scene.until("a datagram comes back", || {
+        socket.send_to(b"\0\0\0\x03\x05alder\x1e\x61hello", relay).expect("sent");
+        let mut answer = [0; 64];
+        let (len, _) = socket.recv_from(&mut answer).ok()?;
+        // Behind the header of an IPv4 address.
+        Some(String::from_utf8_lossy(answer.get(10..len)?).into_owned())
+    })
 }
 
 /// The address that a daemon tells.

@@ -154,6 +154,47 @@ impl Client {
         exchange().map_err(|error| broken(&error))
     }
 
+    /// PUTs what a reader gives, `size` bytes of it, or all until its end.
+    pub fn upload(&self, path: &str, mut content: impl Read, size: Option<u64>) -> Result<Response, Problem> {
+        let mut stream = self.connect()?;
+        let framing = size.map_or_else(
+            || "Transfer-Encoding: chunked".to_owned(),
+            |size| format!("Content-Length: {size}"),
+        );
+        let head = format!(
+            "PUT {path} HTTP/1.1\r\nHost: {LOCAL_HOST}\r\nTailscale-Cap: {CAP_VERSION}\r\nConnection: close\r\n{framing}\r\n\r\n"
+        );
+        let mut exchange = || -> io::Result<Response> {
+            stream.write_all(head.as_bytes())?;
+            let mut buffer = vec![0; 64 << 10];
+            let mut left = size.unwrap_or(u64::MAX);
+            loop {
+                let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+                let read = content.read(&mut buffer[..wanted])?;
+                if read == 0 {
+                    break;
+                }
+                left -= read as u64;
+                // Whoever refuses says so before it has read everything.
+                let sent = if size.is_some() {
+                    stream.write_all(&buffer[..read])
+                } else {
+                    write!(stream, "{read:x}\r\n")
+                        .and_then(|()| stream.write_all(&buffer[..read]))
+                        .and_then(|()| stream.write_all(b"\r\n"))
+                };
+                if sent.is_err() {
+                    return Response::read(stream.try_clone()?);
+                }
+            }
+            if size.is_none() {
+                stream.write_all(b"0\r\n\r\n")?;
+            }
+            Response::read(stream.try_clone()?)
+        };
+        exchange().map_err(|error| broken(&error))
+    }
+
     /// GETs a JSON document.
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Problem> {
         self.send("GET", path, None)?.ok()?.json()

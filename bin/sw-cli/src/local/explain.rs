@@ -9,7 +9,8 @@ use sw_types::local::Status;
 
 use super::client::escape;
 use super::ip::no_address;
-use super::terminal::delay;
+use super::status::now;
+use super::terminal::{age, delay};
 use super::{Context, Failure, Outcome, Style, Terminal, find_machine, not_connected, say, say_json};
 
 #[derive(Args, Clone, Debug, Default)]
@@ -199,7 +200,10 @@ impl View<'_> {
                 format!("the key of {} has expired: it must sign in again", self.text_of("name"))
             }
             (_, Some(true)) => "yes".to_owned(),
-            (_, Some(false)) => format!("no, last seen {}", self.text_of("lastSeen")),
+            (_, Some(false)) => match serde_json::from_value(self.facts["lastSeen"].clone()) {
+                Ok(seen) => format!("no, last seen {} ago", age(now().saturating_since(seen))),
+                Err(_) => "no".to_owned(),
+            },
             (_, None) => "not told by the server".to_owned(),
         }
     }

@@ -8,7 +8,31 @@ use serde_json::{Value, json};
 use sw_types::local::{MaskedPrefs, Prefs};
 use sw_types::problem::quoted;
 
-/// Rewrites `-flag` to `--flag`, for flags of more than one letter. Words after `--` are left alone.
+/// Flags that are only there or not; as the official ones they may be written with `=true` and `=false`.
+const SWITCHES: [&str; 19] = [
+    "--json",
+    "--reset",
+    "--force-reauth",
+    "--list",
+    "--icmp",
+    "--tsmp",
+    "--peerapi",
+    "--verbose",
+    "--daemon",
+    "--set-flags",
+    "--all",
+    "--pretty",
+    "--initial",
+    "--diagnose",
+    "--record",
+    "--upstream",
+    "--wait",
+    "--loop",
+    "--targets",
+];
+
+/// Rewrites `-flag` to `--flag`, for flags of more than one letter, and leaves out the values of switches. Words after
+/// `--` are left alone.
 pub fn normalize(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut is_past_flags = false;
     arguments
@@ -22,7 +46,21 @@ pub fn normalize(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString>
                 && name.split('=').next().is_some_and(|name| name.len() > 1);
             if is_long && !is_past_flags { format!("-{text}").into() } else { argument }
         })
+        .filter_map(switch)
         .collect()
+}
+
+/// `--json=true` is `--json`, `--json=false` is nothing.
+fn switch(argument: OsString) -> Option<OsString> {
+    let split = argument.to_str().and_then(|text| text.split_once('='));
+    let Some((flag, value)) = split.filter(|(flag, _)| SWITCHES.contains(flag)) else {
+        return Some(argument);
+    };
+    match parse_bool(value) {
+        Ok(true) => Some(flag.into()),
+        Ok(false) => None,
+        Err(_) => Some(argument),
+    }
 }
 
 /// Reads a boolean as Go does.
@@ -307,6 +345,14 @@ mod tests {
     fn one_dash_is_as_good_as_two() {
         let words = ["samewire", "up", "-auth-key=x", "-c", "-1", "--", "-long"].map(OsString::from);
         let expected = ["samewire", "up", "--auth-key=x", "-c", "-1", "--", "-long"].map(OsString::from);
+        assert_eq!(normalize(words), expected);
+    }
+
+    #[test]
+    fn switches_take_the_values_of_go() {
+        let words =
+            ["samewire", "status", "-json=true", "--peers=false", "--reset=false"].map(OsString::from);
+        let expected = ["samewire", "status", "--json", "--peers=false"].map(OsString::from);
         assert_eq!(normalize(words), expected);
     }
 

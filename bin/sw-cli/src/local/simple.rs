@@ -40,6 +40,10 @@ pub struct VersionArgs {
     /// Print one JSON object
     #[arg(long)]
     pub(super) json: bool,
+    #[arg(long, hide = true)]
+    upstream: bool,
+    #[arg(long, hide = true)]
+    track: Option<String>,
 }
 
 #[derive(Args, Clone, Debug, Default)]
@@ -124,6 +128,10 @@ pub(super) fn wait(context: &Context, args: &WaitArgs) -> Outcome {
 }
 
 pub(super) fn version(context: &Context, args: &VersionArgs) -> Outcome {
+    if args.upstream || args.track.is_some() {
+        let what = "nobody is asked which version is the newest.";
+        return Err(super::misuse(what, "what runs here: samewire version --daemon"));
+    }
     let own = env!("CARGO_PKG_VERSION");
     let long = concat!(env!("CARGO_PKG_VERSION"), "-samewire");
     let daemon = if args.daemon {

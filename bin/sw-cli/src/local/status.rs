@@ -8,7 +8,7 @@ use sw_types::local::{PeerStatus, Status};
 
 use super::flags::parse_bool;
 use super::terminal::{age, delay, pad, shorten};
-use super::{Context, Failure, Outcome, Style, print_bytes, say, say_json};
+use super::{Context, Failure, Outcome, Style, misuse, print_bytes, say, say_json};
 
 /// Columns that path and delay need; the rest is for names.
 const NAME_COLUMNS_MAX: usize = 28;
@@ -30,9 +30,19 @@ pub struct StatusArgs {
     /// Head lines over the columns
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = parse_bool)]
     header: bool,
+    #[arg(long, hide = true)]
+    web: bool,
+    #[arg(long, hide = true)]
+    listen: Option<String>,
+    #[arg(long, hide = true)]
+    browser: Option<String>,
 }
 
 pub(super) fn status(context: &Context, args: &StatusArgs) -> Outcome {
+    if args.web || args.listen.is_some() {
+        return Err(misuse("the status has no web page of its own.", "the network has one: samewire admin"));
+    }
+    let _without_the_page = &args.browser;
     let status: Status = context.client.get(&format!("/localapi/v0/status?peers={}", args.peers))?;
     if args.json {
         return say_json(&status);

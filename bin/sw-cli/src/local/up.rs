@@ -36,6 +36,14 @@ pub(super) struct SessionFlags {
     qr: Option<bool>,
     #[arg(long, hide = true, value_name = "FORMAT")]
     qr_format: Option<String>,
+    #[arg(long, hide = true)]
+    client_id: Option<String>,
+    #[arg(long, hide = true)]
+    client_secret: Option<String>,
+    #[arg(long, hide = true)]
+    id_token: Option<String>,
+    #[arg(long, hide = true)]
+    audience: Option<String>,
 }
 
 /// Flags of `up` on a machine that becomes the first one of a new network.
@@ -145,6 +153,7 @@ pub(super) fn login(context: &Context, args: &LoginArgs) -> Outcome {
         up.session.login_server = Some(current.control_url.clone());
     }
     // All that can be wrong with the words is found before anything is left behind.
+    up.check()?;
     let mut plan = Plan::new(context, &up, &status, &current)?;
     let needs_new_profile = status.have_node_key && status.backend_state != "NeedsLogin";
     if needs_new_profile {
@@ -178,6 +187,7 @@ impl UpArgs {
         if self.host_routes == Some(false) {
             return Err(Problem::misuse("--host-routes can only be true.", "leave it out"));
         }
+        self.session.check()?;
         self.session.login_server.as_deref().map_or(Ok(()), |url| check_url(url).map(drop))
     }
 
@@ -202,6 +212,18 @@ impl UpArgs {
 }
 
 impl SessionFlags {
+    /// Refuses the ways in that are not here.
+    fn check(&self) -> Result<(), Problem> {
+        let others = [&self.client_id, &self.client_secret, &self.id_token, &self.audience];
+        if others.into_iter().all(Option::is_none) {
+            return Ok(());
+        }
+        Err(Problem::misuse(
+            "a machine joins by an auth key or by a person, not by a client of the API.",
+            "make a key: samewire control keys create; then --auth-key=KEY",
+        ))
+    }
+
     fn is_empty(&self) -> bool {
         self.login_server.is_none() && self.auth_key.is_none() && self.advertise_tags.is_none()
     }

@@ -23,6 +23,11 @@ const RELAY_HTTP_MAX: Duration = Duration::from_secs(3);
 /// How far ahead the end of the own key is told.
 const EXPIRY_NOTICE: Duration = Duration::from_secs(14 * 86_400);
 
+/// This node may send and take files.
+pub(crate) const CAP_FILES: &str = "https://tailscale.com/cap/file-sharing";
+/// The peer takes files of this node, whoever it belongs to.
+const CAP_FILES_TARGET: &str = "https://tailscale.com/cap/file-sharing-target";
+
 /// Whom an address belongs to.
 pub(crate) enum PingTarget {
     /// This node itself.
@@ -218,6 +223,34 @@ impl Core {
         let netmap = self.node.netmap()?;
         let node = if netmap.self_node.id == id { &netmap.self_node } else { netmap.peer(id)? };
         Some(node_json(netmap.magic_dns_suffix(), node))
+    }
+
+    /// Whom files can be sent to, and where: machines of the same person, and those that the policy names
+    /// (node-services.md §4).
+    pub(crate) fn file_targets(&self) -> Vec<(std::sync::Arc<sw_tailcfg::Node>, String)> {
+        let Some(netmap) = self.node.netmap() else { return Vec::new() };
+        let own = &netmap.self_node;
+        if !own.cap_map.contains_key(CAP_FILES) {
+            return Vec::new();
+        }
+        let rules = netmap.filter_rules();
+        let is_target = |node: &sw_tailcfg::Node| {
+            let own_addresses = own.addresses.iter().map(|net| net.addr());
+            node.user == own.user
+                || node.addresses.iter().zip(own_addresses).any(|(src, dst)| {
+                    let holds = |name: &str| node.cap_map.contains_key(name);
+                    grants::granted(&rules, src.addr(), dst, holds).contains_key(CAP_FILES_TARGET)
+                })
+        };
+        let targets = netmap.peers().filter(|node| is_target(node));
+        targets
+            .filter_map(|node| Some((node.clone(), sw_node::desired::peer_api_url(netmap, node)?)))
+            .collect()
+    }
+
+    /// A node as programs of the official client read it.
+    pub(crate) fn node_shown(&self, suffix: &str, node: &sw_tailcfg::Node) -> Value {
+        node_json(suffix, node)
     }
 
     /// Where the API of the peer with this address is.

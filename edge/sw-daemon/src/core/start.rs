@@ -29,6 +29,7 @@ use crate::bus::Bus;
 use crate::config::{DaemonConfig, Port, TunMode};
 use crate::dns_service::DnsService;
 use crate::errors::chain;
+use crate::inbox::Inbox;
 use crate::peer_api::PeerApi;
 use crate::relays::Relays;
 use crate::sockets::SocketFactory;
@@ -97,6 +98,7 @@ pub(crate) async fn start(
     if let Some(network) = &network {
         network.serve(&config, &stop).await?;
     }
+    let config_dir = store.directory().map(ToOwned::to_owned);
     let core = Core {
         network: network.clone(),
         relays: Relays::new(relay_events, sockets.dial_options()),
@@ -117,6 +119,7 @@ pub(crate) async fn start(
         disco,
         pings: BTreeMap::new(),
         peer_pings: PeerPings::new(),
+        inbox: Inbox::new(config_dir.as_deref()),
         peer_api: PeerApi::new(CoreHandle { calls: calls.clone() }),
         reports,
         relay_map: RelayMap::default(),

@@ -192,7 +192,7 @@ async fn run(
             text(StatusCode::OK, marker)
         }
         (&Method::GET, "serve-config") => json_response(&json!({})),
-        (&Method::GET, "file-targets") => json_response(&json!([])),
+        (&Method::GET, "file-targets") => super::files::targets(core).await?,
         (_, "check-ip-forwarding") => {
             let warning = core.call(|core| core.forwarding_problem()).await?;
             json_response(&json!({ "Warning": warning.unwrap_or_default() }))
@@ -380,7 +380,7 @@ fn found(value: Option<impl serde::Serialize>, otherwise: &str) -> Response<Resp
     }
 }
 
-fn parse_query(query: &str) -> BTreeMap<String, String> {
+pub(super) fn parse_query(query: &str) -> BTreeMap<String, String> {
     query
         .split('&')
         .filter(|pair| !pair.is_empty())
@@ -391,7 +391,7 @@ fn parse_query(query: &str) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn unescape(text: &str) -> String {
+pub(crate) fn unescape(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, tail)) = rest.split_first() {

@@ -15,20 +15,29 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use sw_netstack::BoxedStream;
 use sw_node::grants;
 
-use crate::core::{Core, CoreHandle};
+use super::put;
+use crate::core::{CAP_FILES, Core, CoreHandle};
+use crate::local_api::{ResponseBody, text, unescape};
 
+/// Where files are sent to.
+const PUT: &str = "/v0/put/";
 /// Longest DNS question (node-services.md §3.4).
 const QUESTION_MAX: usize = 256 << 10;
 /// Limit of an answer to it.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// A client that sends no whole head by then is gone.
 const HEAD_MAX: Duration = Duration::from_secs(30);
+/// The policy lets the peer send files to this node.
+const CAP_FILE_SEND: &str = "https://tailscale.com/cap/file-send";
 const DNS_MESSAGE: &str = "application/dns-message";
 
 /// Who asks.
 #[derive(Clone, Debug)]
-struct Peer {
-    name: String,
+pub(super) struct Peer {
+    pub(super) name: String,
+    /// Its stable id.
+    pub(super) id: String,
+    pub(super) may_send_files: bool,
     ip: IpAddr,
     /// Of the same person as this node.
     is_own_user: bool,
@@ -46,11 +55,18 @@ impl Core {
         let own = &netmap.self_node;
         let offers_exit = self.node.prefs().advertises_exit_node();
         let holds = |name: &str| node.cap_map.contains_key(name);
+        let rules = netmap.filter_rules();
+        let is_own_user = node.user == own.user && node.tags.is_empty() && own.tags.is_empty();
+        let own_address = own.addresses.iter().map(|net| net.addr()).find(|to| to.is_ipv4() == ip.is_ipv4());
+        let granted = own_address.map(|to| grants::granted(&rules, ip, to, holds)).unwrap_or_default();
+        let may_send = is_own_user || granted.contains_key(CAP_FILE_SEND);
         Some(Peer {
+            id: node.stable_id.to_string(),
+            may_send_files: may_send && !node.unsigned_peer_api_only && own.cap_map.contains_key(CAP_FILES),
             name: node.name.split('.').next().unwrap_or_default().to_owned(),
             ip,
-            is_own_user: node.user == own.user && node.tags.is_empty() && own.tags.is_empty(),
-            may_use_exit: offers_exit && grants::may_use_exit(&netmap.filter_rules(), ip, holds),
+            is_own_user,
+            may_use_exit: offers_exit && grants::may_use_exit(&rules, ip, holds),
             is_unsigned: node.unsigned_peer_api_only,
         })
     }
@@ -78,7 +94,7 @@ async fn answer(
     peer: &Peer,
     own: SocketAddr,
     request: Request<Incoming>,
-) -> Response<Full<Bytes>> {
+) -> Response<ResponseBody> {
     let headers = request.headers();
     let is_from_page = headers.contains_key(header::ORIGIN) || headers.contains_key(header::REFERER);
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
@@ -87,16 +103,23 @@ async fn answer(
     }
     match (request.method().clone(), request.uri().path()) {
         (_, "/") => hello(peer),
+        (_, path) if path.starts_with(PUT) => {
+            let name = unescape(&path[PUT.len()..]);
+            match core.call(|core| core.inbox.clone()).await {
+                Ok(inbox) => put::answer(inbox, peer, &name, request).await,
+                Err(stopped) => text(StatusCode::SERVICE_UNAVAILABLE, stopped.to_string()),
+            }
+        }
         (Method::GET | Method::POST, "/dns-query") => dns_query(core, peer, request).await,
         _ => text(StatusCode::NOT_FOUND, "not found"),
     }
 }
 
-fn hello(peer: &Peer) -> Response<Full<Bytes>> {
+fn hello(peer: &Peer) -> Response<ResponseBody> {
     // A machine's name is a DNS label: nothing in it is markup.
     let body =
         format!("<html><body><h1>samewire</h1><p>Hello, {} ({}).</p></body></html>\n", peer.name, peer.ip);
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+    let mut response = Response::new(Full::new(Bytes::from(body)).boxed_unsync());
     let headers = response.headers_mut();
     for (name, value) in [
         ("content-type", "text/html; charset=utf-8"),
@@ -110,7 +133,7 @@ fn hello(peer: &Peer) -> Response<Full<Bytes>> {
 }
 
 /// DNS over HTTP for those who use this node's way to the Internet (RFC 8484, node-services.md §2.8).
-async fn dns_query(core: &CoreHandle, peer: &Peer, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn dns_query(core: &CoreHandle, peer: &Peer, request: Request<Incoming>) -> Response<ResponseBody> {
     if peer.is_unsigned || !(peer.is_own_user || peer.may_use_exit) {
         return text(StatusCode::FORBIDDEN, "denied");
     }
@@ -147,16 +170,10 @@ async fn dns_query(core: &CoreHandle, peer: &Peer, request: Request<Incoming>) -
     };
     match tokio::time::timeout(ANSWER_MAX, answered).await {
         Ok(Some(answer)) => {
-            let mut response = Response::new(Full::new(Bytes::from(answer)));
+            let mut response = Response::new(Full::new(Bytes::from(answer)).boxed_unsync());
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(DNS_MESSAGE));
             response
         }
         Ok(None) | Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "no answer"),
     }
-}
-
-fn text(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
-    *response.status_mut() = status;
-    response
 }
