@@ -99,7 +99,7 @@ fn explain_says_what_the_policy_refuses_and_what_is_missing() {
     server.control(&["policy", "set", &policy.to_string_lossy()]).expect("a new policy");
     has(&explain(&mut scene, "birch:80"), 0, &["yes, by line 1"]);
     let said = explain(&mut scene, "birch:81");
-    has(&said, 1, &["no: ", "the nearest is line 1", "an admin", "\"81\""]);
+    has(&said, 1, &["no: ", "(line 1: ", "an admin", "tcp:81"]);
 
     scene.world.machine("birch").expect("a machine").stop();
     let end = std::time::Instant::now() + SOON;

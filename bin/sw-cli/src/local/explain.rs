@@ -158,15 +158,13 @@ impl View<'_> {
         let part = &self.facts["policy"]["parts"][0];
         let rule = &part["rule"];
         let line = rule["line"].as_u64().filter(|line| *line > 0);
-        let of_rule = |lead: &str| {
-            let line = line.map_or_else(|| "the default policy".to_owned(), |line| format!("line {line}"));
-            let words = rule["text"].as_str().map(|text| format!(": {text}")).unwrap_or_default();
-            format!("{lead} {line}{words}")
-        };
+        let place = line.map_or_else(|| "the default policy".to_owned(), |line| format!("line {line}"));
+        let words = rule["text"].as_str().map(|text| format!(": {text}")).unwrap_or_default();
+        let of_rule = |lead: &str| format!("{lead} {place}{words}");
         match self.facts["policy"]["verdict"].as_str() {
             Some("denied") => {
                 let why = part["why"].as_str().unwrap_or("no rule of the policy lets it through");
-                let near = if line.is_some() { of_rule("; the nearest is") } else { String::new() };
+                let near = line.map(|_| format!(" ({place}{words})")).unwrap_or_default();
                 (Some(false), format!("no: {why}{near}"))
             }
             Some(_) if rule.is_null() => {
@@ -347,7 +345,9 @@ mod tests {
         let text = text(&facts);
         assert!(text.starts_with("  laptop to gate, port 22: it does not work.\n"), "{text}");
         assert!(
-            text.contains("x Allowed    no: no rule matches; the nearest allows port 631; the nearest is line 9: ada may print\n"),
+            text.contains(
+                "x Allowed    no: no rule matches; the nearest allows port 631 (line 9: ada may print)\n"
+            ),
             "{text}"
         );
         assert!(text.contains("an admin adds to \"grants\" of the policy\n    {\"src\""), "{text}");
