@@ -220,7 +220,7 @@ impl Server {
                         self.say(line, Word::MapEnded(line.request));
                     }
                 }
-                Output::Registered { .. } => {}
+                Output::Registered { .. } | Output::Checked { .. } => {}
             }
         }
         std::mem::take(&mut self.words)

@@ -45,7 +45,11 @@ enum Command {
         args: Vec<String>,
     },
     /// Install the official programs that the registries carry, and print how to name them to tests
-    Peers,
+    Peers {
+        /// Also build the official Rust client (355 packages, some minutes)
+        #[arg(long)]
+        rust: bool,
+    },
     /// A release to hand out: binary, completions, man pages, checksums under target/dist
     Dist,
 }
@@ -67,10 +71,7 @@ fn run() -> anyhow::Result<()> {
         Command::Test { quick } => test::test(quick),
         Command::Bench { name, args } => bench::bench(&name, &args),
         Command::Soak { args } => bench::soak(&args),
-        Command::Peers => {
-            peers::peers();
-            Ok(())
-        }
+        Command::Peers { rust } => peers::peers(rust),
         Command::Dist => dist::dist(),
     }
 }

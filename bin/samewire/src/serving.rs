@@ -178,6 +178,10 @@ impl Router for Others {
             None => Box::pin(std::future::ready(())),
         }
     }
+
+    fn accepts_absolute_form(&self, path: &str) -> bool {
+        self.relay_for(path).is_some_and(|relay| relay.accepts_absolute_form(path))
+    }
 }
 
 /// The given certificate, or our own: made once, kept beside the other keys, since join lines and maps pin it.

@@ -43,6 +43,9 @@ pub enum AdminCommand {
     /// Keys of the admin API
     #[command(subcommand, visible_aliases = ["apikey", "api"])]
     Apikeys(ApiKeys),
+    /// SSH sessions that wait for their person (rules with "check")
+    #[command(subcommand)]
+    Ssh(Ssh),
     /// Subnet and exit routes
     #[command(subcommand)]
     Routes(Routes),
@@ -74,6 +77,24 @@ pub enum AdminCommand {
     Health,
     /// Counters, as Prometheus reads them
     Metrics,
+}
+
+/// SSH sessions that wait.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Ssh {
+    /// List what waits
+    #[command(visible_alias = "ls")]
+    List,
+    /// Let a session begin
+    Allow {
+        /// The id, or the page's URL
+        id: String,
+    },
+    /// Turn a session away
+    Refuse {
+        /// The id, or the page's URL
+        id: String,
+    },
 }
 
 /// People.

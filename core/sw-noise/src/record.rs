@@ -101,7 +101,7 @@ impl fmt::Debug for RecordWriter {
     }
 }
 
-/// The receiving direction. It keeps at most one unfinished record.
+/// The receiving direction. It keeps at most one unfinished record, and nothing between records.
 pub struct RecordReader {
     direction: Direction,
     partial: Vec<u8>,
@@ -110,7 +110,7 @@ pub struct RecordReader {
 
 impl RecordReader {
     fn new(key: KeyBytes) -> Self {
-        Self { direction: Direction { key, next: 0 }, partial: Vec::with_capacity(RECORD_MAX), failed: None }
+        Self { direction: Direction { key, next: 0 }, partial: Vec::new(), failed: None }
     }
 
     /// Takes received bytes, cut anywhere, and appends the content of all finished records to `plain`.
@@ -135,6 +135,10 @@ impl RecordReader {
                 Ok(_) => {}
                 Err(error) => return self.fail(error),
             }
+        }
+        if self.partial.is_empty() {
+            // An idle connection keeps no buffer: a server has thousands.
+            self.partial = Vec::new();
         }
         Ok(())
     }

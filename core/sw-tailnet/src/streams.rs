@@ -28,10 +28,27 @@ pub enum EndReason {
     Removed,
 }
 
-/// How long changes that need no haste are held back to be merged: this, and more with many streams.
+/// How long changes for which there is a patch are held back to be merged: this, and more with many streams.
 const MERGE_MIN: Duration = Duration::from_millis(20);
 /// What each open stream adds to [`MERGE_MIN`].
 const MERGE_PER_STREAM: Duration = Duration::from_micros(50);
+/// How long streams rest between two messages that bring nothing but hints, for each open stream: whatever the
+/// churn, hints then cost a bounded share of a core (a message costs some 15 µs a stream).
+const REST_PER_STREAM: Duration = Duration::from_millis(1);
+/// Longest such rest.
+const REST_MAX: Duration = Duration::from_secs(1);
+
+/// How soon a change must be told to others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Haste {
+    /// Peers get by without it: they tell each other their endpoints through the relay (disco.md, CallMeMaybe), and
+    /// whether a machine is online only adorns a list.
+    Hint,
+    /// A home relay or a disco key: until it is heard, packets go astray.
+    Soon,
+    /// Anything else.
+    Now,
+}
 
 #[derive(Debug)]
 pub(crate) struct Stream {
@@ -55,6 +72,8 @@ pub(crate) struct Stream {
     ready: bool,
     /// Whether there may be something to tell.
     dirty: bool,
+    /// Whether there is something to tell at the next flush.
+    held: bool,
     /// Whether it stands in the queue.
     queued: bool,
 }
@@ -95,8 +114,10 @@ pub(crate) struct Streams {
     listeners: BTreeMap<Class, BTreeSet<StreamId>>,
     queue: VecDeque<StreamId>,
     held: Vec<StreamId>,
+    /// The most hasty of what is held back.
+    hold: Option<Haste>,
     flush_at: Option<Instant>,
-    hold: bool,
+    flushed: Option<Instant>,
     pub audiences: BTreeMap<Class, Arc<Audience>>,
     pub blocks: BTreeMap<BlockKey, EncodedBlock>,
     pub block_stamps: BTreeMap<Block, Stamp>,
@@ -127,6 +148,7 @@ impl Streams {
             ending: None,
             ready: true,
             dirty: false,
+            held: false,
             queued: false,
         };
         self.by_id.insert(id, stream);
@@ -186,13 +208,13 @@ impl Streams {
         }
     }
 
-    fn wake_later(&mut self, id: StreamId) {
-        if let Some(stream) = self.by_id.get_mut(&id)
-            && !stream.dirty
-        {
-            stream.dirty = true;
-            self.held.push(id);
-            self.hold = true;
+    fn wake_later(&mut self, id: StreamId, haste: Haste) {
+        if let Some(stream) = self.by_id.get_mut(&id) {
+            if !stream.held {
+                stream.held = true;
+                self.held.push(id);
+            }
+            self.hold = self.hold.max(Some(haste));
         }
     }
 
@@ -216,25 +238,27 @@ impl Streams {
         listening.flat_map(|(_, streams)| streams.iter().copied()).collect()
     }
 
-    pub(crate) fn wake_viewers(&mut self, rules: &dyn Compiled, class: Class) {
+    /// Wakes who sees machines of a class; what is not for now waits for other changes, to be merged with them.
+    pub(crate) fn wake_viewers(&mut self, rules: &dyn Compiled, class: Class, haste: Haste) {
         for id in self.viewers(rules, class) {
-            self.wake(id);
-        }
-    }
-
-    /// For changes that may wait some milliseconds for others to be merged with.
-    pub(crate) fn wake_viewers_soon(&mut self, rules: &dyn Compiled, class: Class) {
-        for id in self.viewers(rules, class) {
-            self.wake_later(id);
+            match haste {
+                Haste::Now => self.wake(id),
+                Haste::Hint | Haste::Soon => self.wake_later(id, haste),
+            }
         }
     }
 
     /// Arms the flush of what is held back.
     pub(crate) fn arm(&mut self, now: Now) {
-        if self.hold && self.flush_at.is_none() {
-            let streams = u32::try_from(self.by_id.len()).unwrap_or(u32::MAX);
-            self.flush_at = Some(now.mono + MERGE_MIN + MERGE_PER_STREAM * streams);
-        }
+        let Some(haste) = self.hold.take() else { return };
+        let streams = u32::try_from(self.by_id.len()).unwrap_or(u32::MAX);
+        let soon = now.mono + MERGE_MIN + MERGE_PER_STREAM * streams;
+        let rested = self.flushed.map(|at| at + (REST_PER_STREAM * streams).min(REST_MAX));
+        let at = match haste {
+            Haste::Hint => rested.map_or(soon, |rested| rested.max(soon)),
+            Haste::Soon | Haste::Now => soon,
+        };
+        self.flush_at = Some(self.flush_at.map_or(at, |armed| armed.min(at)));
     }
 
     pub(crate) fn flush_at(&self) -> Option<Instant> {
@@ -244,9 +268,11 @@ impl Streams {
     pub(crate) fn on_deadline(&mut self, now: Now) {
         if self.flush_at.is_some_and(|at| at <= now.mono) {
             self.flush_at = None;
-            self.hold = false;
+            self.flushed = Some(now.mono);
             for id in std::mem::take(&mut self.held) {
-                self.wake(id);
+                if self.by_id.get(&id).is_some_and(|stream| stream.held) {
+                    self.wake(id);
+                }
             }
         }
     }
@@ -257,7 +283,8 @@ impl Streams {
             if let Some(stream) = self.by_id.get_mut(&id) {
                 stream.queued = false;
                 if stream.ready && stream.dirty {
-                    stream.dirty = false;
+                    // One message brings all that there is, what was held back too.
+                    (stream.dirty, stream.held) = (false, false);
                     return Some(id);
                 }
             }
@@ -375,5 +402,50 @@ impl Streams {
     /// The oldest stamp that any stream has yet to hear of.
     pub(crate) fn oldest_seen(&self) -> Stamp {
         self.by_id.values().map(|s| s.seen).min().unwrap_or(Stamp::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sw_types::UnixTime;
+
+    const STREAMS: u64 = 500;
+
+    fn drained(streams: &mut Streams) -> Vec<StreamId> {
+        std::iter::from_fn(|| streams.next()).collect()
+    }
+
+    #[test]
+    fn hints_wait_for_a_rest_and_go_with_whatever_is_sent_before() {
+        let mut streams = Streams::default();
+        for id in 1..=STREAMS {
+            streams.open(id, NodeId(id as i64), CapVer(130));
+        }
+        assert_eq!(drained(&mut streams).len() as u64, STREAMS);
+        let start = Now { mono: Instant::from_nanos(1_000_000_000), wall: UnixTime::EPOCH };
+        let arm = |streams: &mut Streams, id: StreamId, haste: Haste, now: Now| {
+            streams.wake_later(id, haste);
+            streams.arm(now);
+            streams.flush_at().map(|at| (at - start.mono).as_millis())
+        };
+
+        // The first hint waits only for others to be merged with.
+        assert_eq!(arm(&mut streams, 1, Haste::Hint, start), Some(45));
+        let flushed = start.after(Duration::from_millis(45));
+        streams.on_deadline(flushed);
+        assert_eq!(drained(&mut streams), [1]);
+
+        // The next ones wait until the streams have rested, and a stream that hears something else hears them too.
+        assert_eq!(arm(&mut streams, 2, Haste::Hint, flushed), Some(545));
+        assert_eq!(arm(&mut streams, 3, Haste::Hint, flushed), Some(545));
+        streams.wake(3);
+        assert_eq!(drained(&mut streams), [3]);
+
+        // What has more haste takes them along.
+        assert_eq!(arm(&mut streams, 4, Haste::Soon, flushed), Some(90));
+        streams.on_deadline(start.after(Duration::from_millis(90)));
+        assert_eq!(drained(&mut streams), [2, 4]);
+        assert_eq!(streams.flush_at(), None);
     }
 }

@@ -14,6 +14,7 @@ use sw_tailcfg::{DerpMap, RegisterResponse};
 use sw_types::{Instant, NodeId, Now, Rng, UnixTime, UserId};
 
 use crate::bits::SparseBits;
+use crate::checks::Checks;
 use crate::encode::MapMessage;
 use crate::live::{Aspect, Facts, Live, OUTSIDE, Presence, Stamp};
 use crate::logins::Logins;
@@ -22,7 +23,7 @@ use crate::record::{Audit, Change, Entry, Node, Settings, User};
 use crate::routes::Election;
 use crate::rules::{AllowAll, Compiled, Engine, NodeFacts, Rules, World};
 use crate::state::State;
-use crate::streams::{EndReason, StreamId, Streams};
+use crate::streams::{EndReason, Haste, StreamId, Streams};
 
 /// What a tailnet is told once.
 #[derive(Debug)]
@@ -62,6 +63,13 @@ pub enum Output {
         /// With what.
         response: Box<RegisterResponse>,
     },
+    /// The answer to a question about an SSH session that said [`crate::CheckDecision::Later`].
+    Checked {
+        /// Which.
+        ticket: Ticket,
+        /// Whether the session may begin.
+        allowed: bool,
+    },
 }
 
 /// Why the tailnet wants to be woken.
@@ -77,6 +85,8 @@ pub enum Wake {
     Expiry,
     /// Login requests grow old.
     Logins,
+    /// Questions about SSH sessions grow old.
+    Checks,
 }
 
 /// Counters, read by the edge for metrics.
@@ -107,6 +117,7 @@ pub struct Tailnet {
     pub(crate) election: Election,
     pub(crate) streams: Streams,
     pub(crate) logins: Logins,
+    pub(crate) checks: Checks,
     /// The server's own relay map, and the same with what the policy changes in it.
     pub(crate) own_derp_map: DerpMap,
     pub(crate) derp_map: DerpMap,
@@ -146,6 +157,7 @@ impl Tailnet {
             election: Election::default(),
             streams: Streams::default(),
             logins: Logins::default(),
+            checks: Checks::default(),
             own_derp_map: DerpMap::default(),
             derp_map: DerpMap::default(),
             stamp: 1,
@@ -206,6 +218,7 @@ impl Tailnet {
     /// The entries of the last [`Self::take_uncommitted`] are kept.
     pub fn committed(&mut self) {
         self.undo.clear();
+        self.checks.kept();
     }
 
     /// The entries of the last [`Self::take_uncommitted`] could not be kept: the state is again what
@@ -217,7 +230,8 @@ impl Tailnet {
             self.fold(change.clone());
             self.await_ephemeral(&change, now);
         }
-        self.outputs.retain(|output| !matches!(output, Output::Registered { .. }));
+        self.outputs.retain(|o| !matches!(o, Output::Registered { .. } | Output::Checked { .. }));
+        self.checks.rolled_back();
         if policy_changed {
             self.load_policy();
         }
@@ -294,7 +308,7 @@ impl Tailnet {
         self.recent.insert(self.stamp, id);
         self.streams.touch_block(id, self.stamp);
         self.streams.remove_member(id);
-        self.streams.wake_viewers(&*self.compiled, live.class);
+        self.streams.wake_viewers(&*self.compiled, live.class, Haste::Now);
         self.streams.end_of_node(id);
     }
 
@@ -344,19 +358,18 @@ impl Tailnet {
             return;
         };
         let mut seen_by_peers = false;
-        let mut only_patches = true;
+        let mut haste = Haste::Hint;
         for aspect in aspects {
-            match aspect {
-                Aspect::Full => {
-                    live.stamps.full = stamp;
-                    only_patches = false;
-                }
-                Aspect::Own => live.stamps.own = stamp,
-                Aspect::Endpoints => live.stamps.endpoints = stamp,
-                Aspect::Home => live.stamps.home = stamp,
-                Aspect::Disco => live.stamps.disco = stamp,
-                Aspect::Online => live.stamps.online = stamp,
-            }
+            let (changed, wanted) = match aspect {
+                Aspect::Full => (&mut live.stamps.full, Haste::Now),
+                Aspect::Own => (&mut live.stamps.own, Haste::Hint),
+                Aspect::Endpoints => (&mut live.stamps.endpoints, Haste::Hint),
+                Aspect::Home => (&mut live.stamps.home, Haste::Soon),
+                Aspect::Disco => (&mut live.stamps.disco, Haste::Soon),
+                Aspect::Online => (&mut live.stamps.online, Haste::Hint),
+            };
+            *changed = stamp;
+            haste = haste.max(wanted);
             seen_by_peers |= *aspect != Aspect::Own;
         }
         if aspects.contains(&Aspect::Own) {
@@ -368,11 +381,7 @@ impl Tailnet {
             live.stamps.any = stamp;
             self.recent.insert(stamp, id);
             self.streams.touch_block(id, stamp);
-            if only_patches {
-                self.streams.wake_viewers_soon(&*self.compiled, live.class);
-            } else {
-                self.streams.wake_viewers(&*self.compiled, live.class);
-            }
+            self.streams.wake_viewers(&*self.compiled, live.class, haste);
         }
     }
 
@@ -516,7 +525,7 @@ impl Tailnet {
             self.streams.move_member(id, class);
             if !rules_changed {
                 // With new rules every stream compares all it sees anyway.
-                self.streams.wake_viewers(&*self.compiled, before);
+                self.streams.wake_viewers(&*self.compiled, before, Haste::Now);
                 self.touch(id, &[Aspect::Full, Aspect::Own]);
             }
         }
@@ -628,6 +637,7 @@ impl Tailnet {
                 .next()
                 .map(|(at, _)| (wall(*at), Wake::Expiry)),
             self.logins.next_deadline().map(|at| (at, Wake::Logins)),
+            self.checks.next_deadline().map(|at| (at, Wake::Checks)),
         ]
         .into_iter()
         .flatten()
@@ -646,6 +656,8 @@ impl Tailnet {
         }
         self.pass_expiries(now);
         self.renew_logins(now);
+        let given_up = self.checks.expire(now).into_iter();
+        self.outputs.extend(given_up.map(|ticket| Output::Checked { ticket, allowed: false }));
         self.streams.on_deadline(now);
         self.settle(now);
     }

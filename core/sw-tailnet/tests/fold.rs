@@ -427,7 +427,7 @@ impl World2 {
                     if u.ratio(1, 3)? { self.busy.push(stream) } else { self.tailnet.on_stream_ready(stream) }
                 }
                 Output::End { stream, .. } => drop(self.clients.remove(&stream)),
-                Output::Registered { .. } => {}
+                Output::Registered { .. } | Output::Checked { .. } => {}
             }
         }
         let uncommitted = self.tailnet.take_uncommitted();
@@ -455,7 +455,7 @@ impl World2 {
                         self.tailnet.on_stream_ready(stream);
                     }
                     Output::End { stream, .. } => drop(self.clients.remove(&stream)),
-                    Output::Registered { .. } => {}
+                    Output::Registered { .. } | Output::Checked { .. } => {}
                 }
             }
             let due = self

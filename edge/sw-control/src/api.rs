@@ -22,6 +22,7 @@ use crate::public::{json, text};
 use crate::server::Shared;
 use crate::task::Failure;
 
+mod checks;
 mod health;
 mod invites;
 mod keys;

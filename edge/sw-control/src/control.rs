@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use sw_store::{Seq, Store, StoreError};
 use sw_tailcfg::{DerpMap, MapRequest, PathsReport, RegisterRequest, RegisterResponse};
 use sw_tailnet::{
-    Change, Command, Config, Done, Ended, Entry, Facts, MapRefused, PolicyVersion, Pool, Settings, State,
-    StreamId, Tailnet,
+    Change, CheckDecision, Command, Config, Done, Ended, Entry, Facts, MapRefused, PolicyVersion, Pool,
+    Settings, SshSession, State, StreamId, Tailnet,
 };
-use sw_types::{MachineKey, NodeId};
+use sw_types::{MachineKey, NodeId, UnixTime};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock;
@@ -109,6 +109,14 @@ impl Control {
         self.ask(|answer| Job::Backup { to, answer }).await
     }
 
+    /// Drops log entries from before a moment and returns how many. Records stay.
+    ///
+    /// # Errors
+    /// [`Failure::Storage`], [`Failure::Stopping`].
+    pub(crate) async fn trim(&self, before: UnixTime) -> Result<usize, Failure> {
+        self.ask(|answer| Job::Trim { before, answer }).await
+    }
+
     /// Puts a relay map in force.
     ///
     /// # Errors
@@ -141,6 +149,16 @@ impl Control {
     ) -> Result<Result<MapAnswer, MapRefused>, Failure> {
         let request = Box::new(request);
         self.ask(|answer| Job::Map { machine, request, answer }).await
+    }
+
+    /// Asks whether an SSH session may begin; waits for the person when `waiting` names a check.
+    pub(crate) async fn ssh_check(
+        &self,
+        machine: MachineKey,
+        session: SshSession,
+        waiting: Option<String>,
+    ) -> Result<CheckDecision, Failure> {
+        self.ask(|answer| Job::SshCheck { machine, session, waiting, answer }).await
     }
 
     pub(crate) async fn stream_ready(&self, id: StreamId) {

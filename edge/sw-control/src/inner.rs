@@ -10,12 +10,12 @@ use h2::{Reason, RecvStream};
 use http::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use sw_net::front::Conn;
+use sw_net::ts2021::NoiseStream;
 use sw_tailnet::Ended;
 use sw_types::{CapVer, MachineKey};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
-use crate::noise::NoiseStream;
 use crate::server::Shared;
 
 /// threat-model.md §4, "HTTP/2"; a client needs one long poll and a few short requests.
@@ -49,11 +49,13 @@ where
         .max_pending_accept_reset_streams(RESETS_MAX)
         .max_local_error_reset_streams(Some(RESETS_MAX))
         .max_send_buffer_size(SEND_BUFFER_MAX);
-    let handshake = tokio::time::timeout(limit, builder.handshake::<_, Bytes>(stream));
-    let Ok(Ok(mut connection)) = handshake.await else {
+    // WHY boxed: the connection stays for hours, the states before it do not.
+    let handshake = Box::pin(builder.handshake::<_, Bytes>(stream));
+    let Ok(Ok(connection)) = tokio::time::timeout(limit, handshake).await else {
         tracing::debug!(machine = %peer.machine.short(), "no HTTP/2 after the handshake");
         return;
     };
+    let mut connection = Box::new(connection);
     let (end, ended) = watch::channel(None);
     let mut stopping = false;
     let how = loop {

@@ -21,7 +21,6 @@ mod join;
 mod machine;
 mod map_stream;
 mod metrics;
-mod noise;
 mod public;
 mod serve;
 mod server;
@@ -30,6 +29,7 @@ mod store_thread;
 mod task;
 mod throttle;
 mod ts2021;
+mod upkeep;
 
 pub use control::{Control, StartError};
 pub use join::{Invitation, InviteSecrets, JoinFacts};

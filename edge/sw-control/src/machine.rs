@@ -7,14 +7,22 @@ use h2::RecvStream;
 use h2::server::SendResponse;
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
-use sw_tailcfg::{QueryFeatureResponse, RegisterRequest};
-use sw_types::NodeKey;
+use sw_tailcfg::{QueryFeatureResponse, RegisterRequest, SshAction};
+use sw_tailnet::{CheckDecision, SshSession};
+use sw_types::{NodeId, NodeKey};
 
 use crate::api::{self, Caller};
 use crate::inner::{
     Peer, Refused, check_version, given_up, read_body, read_json, send, send_json, send_text,
 };
 use crate::server::Shared;
+use crate::ts2021::query_value;
+
+/// Longest name of an account.
+const LOGIN_MAX: usize = 256;
+
+/// Where machines ask whether an SSH session may begin: `…/SRC/to/DST?local_user=NAME` (control.md §5.11).
+const SSH_ACTION: &str = "/machine/ssh/action/";
 
 /// Where samewire's own requests are; official servers answer 404 or 501 there.
 const OWN: &str = "/machine/samewire/v1/";
@@ -46,18 +54,34 @@ pub(crate) async fn handle(
             read_body(body, sw_tailcfg::BODY_MAX).await?;
             Ok(send(respond, StatusCode::OK, "text/plain", Bytes::new())?)
         }
+        (&Method::GET, path) if path.starts_with(SSH_ACTION) => {
+            ssh_action(shared, peer, &parts.uri, respond).await
+        }
         (&Method::POST, path) if path.starts_with(OWN) => {
             let path = path.trim_start_matches(OWN).to_owned();
             own(shared, peer, parts, &path, body, respond).await
         }
         (_, path) if path.starts_with("/machine/") => {
-            Err(Refused::Status(StatusCode::NOT_IMPLEMENTED, "not offered by this server".to_owned()))
+            Err(Refused::Status(StatusCode::NOT_IMPLEMENTED, not_offered(path).to_owned()))
         }
         _ => Err(Refused::Status(StatusCode::NOT_FOUND, "not found".to_owned())),
     }
 }
 
-/// What people do from their machine: an invite, a link to the page, leaving; and what our daemon tells of its paths. The machine is known by its keys: the
+/// Why a request is answered 501; clients show it to people.
+fn not_offered(path: &str) -> &'static str {
+    match path {
+        "/machine/set-dns" => {
+            "this server keeps no public DNS zone, so it cannot prove a name to a certificate authority"
+        }
+        "/machine/id-token" => "this server signs no identity tokens",
+        "/machine/set-device-attr" => "this server keeps no attributes of devices",
+        _ => "not offered by this server",
+    }
+}
+
+/// What people do from their machine: an invite, a link to the page, leaving; and what our daemon tells of its paths.
+/// The machine is known by its keys: the
 /// node key stands in the header `ts-lb`, and belongs to the machine key that Noise proved.
 async fn own(
     shared: &Shared,
@@ -131,6 +155,55 @@ fn hide_rules(answer: &mut serde_json::Value) {
             rule.remove("to");
         }
     }
+}
+
+/// Answers a machine at which an SSH session under a check rule arrives. A question that is open is answered when the
+/// person has spoken.
+async fn ssh_action(
+    shared: &Shared,
+    peer: &Peer,
+    uri: &http::Uri,
+    respond: &mut SendResponse<Bytes>,
+) -> Result<(), Refused> {
+    let bad = || Refused::Status(StatusCode::BAD_REQUEST, "no question about an SSH session".to_owned());
+    let nodes = uri.path().strip_prefix(SSH_ACTION).and_then(|rest| rest.split_once("/to/"));
+    let id = |text: &str| text.parse().map(NodeId).map_err(|_| bad());
+    let (src, dst) = nodes.ok_or_else(bad)?;
+    let (src, dst) = (id(src)?, id(dst)?);
+    let query = uri.query().unwrap_or_default();
+    let login = query_value(query, "local_user").filter(|login| login.len() <= LOGIN_MAX).ok_or_else(bad)?;
+    let session = SshSession { src, dst, login };
+    let asked = shared.control.ssh_check(peer.machine, session, query_value(query, "check"));
+    let decision = tokio::select! {
+        decision = asked => decision?,
+        // The client asks again (control.md §5.11).
+        _ = given_up(respond) => return Err(Refused::Gone),
+    };
+    let action = match decision {
+        CheckDecision::Accept => SshAction {
+            accept: true,
+            allow_agent_forwarding: true,
+            allow_local_port_forwarding: true,
+            allow_remote_port_forwarding: true,
+            ..SshAction::default()
+        },
+        CheckDecision::Ask(check) => SshAction {
+            message: format!("# This session waits for you. Open {}/check/{check}\r\n", shared.url),
+            hold_and_delegate: format!("https://unused{}?{}&check={check}", uri.path(), first_value(query)),
+            ..SshAction::default()
+        },
+        CheckDecision::Refuse(why) => {
+            SshAction { message: format!("# {why}.\r\n"), reject: true, ..SshAction::default() }
+        }
+        CheckDecision::Later => return Err(Refused::Gone),
+    };
+    Ok(send_json(respond, &action)?)
+}
+
+/// The question as it was asked, without the name of a check.
+fn first_value(query: &str) -> String {
+    let kept: Vec<&str> = query.split('&').filter(|pair| !pair.starts_with("check=")).collect();
+    kept.join("&")
 }
 
 async fn register(

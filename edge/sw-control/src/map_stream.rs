@@ -1,6 +1,7 @@
 //! One map request: stored, answered once, or a stream until either side ends it (control.md §4, §5.1).
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
@@ -27,8 +28,9 @@ const KEEP_ALIVE_SPREAD_MS: u64 = 4_000;
 /// A reader that takes nothing for this long is cut off (threat-model.md §4).
 const STALL_MAX: Duration = Duration::from_secs(60);
 
-/// Messages up to this size are copied into one piece, since each piece is a frame of its own.
-const JOIN_MAX: usize = 8 * 1024;
+/// What is handed to HTTP/2 at once, the size of its frames. WHY copied: small parts are not frames of their own, and
+/// the library never gives back the room in which it queues frames, so few of them must wait there.
+const PIECE_MAX: usize = 16 * 1024;
 
 /// Level of compression: shared parts are compressed once, so it may cost a little.
 const ZSTD_LEVEL: i32 = 3;
@@ -126,7 +128,7 @@ impl MapStream {
                     last = now;
                     alarm.as_mut().reset(now + silence);
                     let frame = keep_alive_frame(self.packing);
-                    if self.write_in_time(vec![frame]).await.is_err() {
+                    if self.write_in_time(std::iter::once(frame)).await.is_err() {
                         return Some(self.how(ended).await);
                     }
                     continue;
@@ -150,7 +152,7 @@ impl MapStream {
                 }
                 Some(StreamItem::End(reason)) => {
                     if reason == EndReason::Removed {
-                        drop(self.write_in_time(vec![expired_frame(self.packing)]).await);
+                        drop(self.write_in_time(std::iter::once(expired_frame(self.packing))).await);
                     }
                     drop(self.send.send_data(Bytes::new(), true));
                     return None;
@@ -172,7 +174,7 @@ impl MapStream {
         }
     }
 
-    async fn write_in_time(&mut self, pieces: Vec<Bytes>) -> Result<(), Refused> {
+    async fn write_in_time(&mut self, pieces: impl Iterator<Item = Bytes>) -> Result<(), Refused> {
         for piece in pieces {
             let Some(rest) = write_at_once(&mut self.send, piece)? else { continue };
             match tokio::time::timeout(STALL_MAX, write(&mut self.send, rest)).await {
@@ -236,23 +238,27 @@ async fn write(stream: &mut SendStream<Bytes>, mut piece: Bytes) -> Result<(), R
 }
 
 /// The frame of a message: 4 bytes of length, little-endian, then the parts (control.md §5.1).
-fn pieces(message: &MapMessage, packing: Packing) -> Vec<Bytes> {
+fn pieces(message: &MapMessage, packing: Packing) -> impl Iterator<Item = Bytes> + use<> {
     let packed = message.parts().iter().map(|part| match packing {
         Packing::Zstd => part.zstd(compress).clone(),
         Packing::Plain => part.json().clone(),
     });
-    let parts: Vec<Bytes> = packed.collect();
-    let length: usize = parts.iter().map(Bytes::len).sum();
+    let mut parts: VecDeque<Bytes> = packed.collect();
+    let mut length: usize = parts.iter().map(Bytes::len).sum();
     let prefix = u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes();
-    if length <= JOIN_MAX {
-        let mut joined = BytesMut::with_capacity(4 + length);
-        joined.put_slice(&prefix);
-        for part in &parts {
-            joined.put_slice(part);
+    parts.push_front(Bytes::copy_from_slice(&prefix));
+    length += prefix.len();
+    std::iter::from_fn(move || {
+        let mut piece = BytesMut::with_capacity(length.min(PIECE_MAX));
+        while let Some(part) = parts.front_mut().filter(|_| piece.len() < PIECE_MAX) {
+            piece.put(part.split_to(part.len().min(PIECE_MAX - piece.len())));
+            if part.is_empty() {
+                parts.pop_front();
+            }
         }
-        return vec![joined.freeze()];
-    }
-    std::iter::once(Bytes::copy_from_slice(&prefix)).chain(parts).collect()
+        length -= piece.len();
+        (!piece.is_empty()).then(|| piece.freeze())
+    })
 }
 
 fn compress(json: &[u8]) -> Vec<u8> {

@@ -189,6 +189,7 @@ pub async fn serve(
         .map_err(|source| ServeError::Listen { address: listen, source })?;
     front.listen(bound, roles.tls);
     server.serve_socket()?;
+    server.keep_up();
     tracing::info!(url = %url.text, %listen, "the control server runs");
     let mut hangup = signal(SignalKind::hangup()).map_err(ServeError::Signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;

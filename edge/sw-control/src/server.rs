@@ -181,6 +181,13 @@ impl Server {
         Ok(())
     }
 
+    /// Makes a snapshot in `snapshots/` each day and drops what of the log is older than 400 days, until the server
+    /// stops.
+    pub fn keep_up(&self) {
+        let Shared { control, state, stopping, .. } = &*self.shared;
+        self.shared.tasks.spawn(crate::upkeep::run(control.clone(), state.clone(), stopping.clone()));
+    }
+
     /// Tells clients to go elsewhere, gives them `grace` to finish, saves and ends.
     pub async fn stop(self, grace: Duration) {
         self.shared.stopping.cancel();

@@ -7,13 +7,13 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use sw_store::{Seq, StoreError};
+use sw_store::{Seq, Store, StoreError};
 use sw_tailcfg::{DerpMap, MapRequest, PathsReport, RegisterRequest, RegisterResponse};
 use sw_tailnet::{
-    Command, Done, EndReason, Ended, Entry, Facts, MapMessage, MapRefused, MapReply, Output, Refusal,
-    Registered, StreamId, Tailnet, Ticket,
+    CheckDecision, Command, Done, EndReason, Ended, Entry, Facts, MapMessage, MapRefused, MapReply, Output,
+    Refusal, Registered, SshSession, StreamId, Tailnet, Ticket,
 };
-use sw_types::{MachineKey, NodeId};
+use sw_types::{MachineKey, NodeId, UnixTime};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock;
@@ -59,17 +59,48 @@ type Answer<T> = oneshot::Sender<Result<T, Failure>>;
 
 /// Something to do for the owner of the tailnet.
 pub(crate) enum Job {
-    Register { machine: MachineKey, request: Box<RegisterRequest>, answer: Answer<RegisterResponse> },
-    Map { machine: MachineKey, request: Box<MapRequest>, answer: Answer<Result<MapAnswer, MapRefused>> },
+    Register {
+        machine: MachineKey,
+        request: Box<RegisterRequest>,
+        answer: Answer<RegisterResponse>,
+    },
+    Map {
+        machine: MachineKey,
+        request: Box<MapRequest>,
+        answer: Answer<Result<MapAnswer, MapRefused>>,
+    },
     StreamReady(StreamId),
     StreamClosed(StreamId, Ended),
-    Execute { actor: String, command: Box<Command>, answer: Answer<Done> },
+    Execute {
+        actor: String,
+        command: Box<Command>,
+        answer: Answer<Done>,
+    },
     Read(Box<dyn FnOnce(&Tailnet) + Send>),
     Paths(NodeId, Box<PathsReport>),
     DerpMap(Box<DerpMap>),
-    Audit { before: Option<Seq>, limit: usize, answer: Answer<Vec<(Seq, Entry)>> },
-    Backup { to: PathBuf, answer: Answer<()> },
-    Stop { done: oneshot::Sender<()> },
+    Audit {
+        before: Option<Seq>,
+        limit: usize,
+        answer: Answer<Vec<(Seq, Entry)>>,
+    },
+    SshCheck {
+        machine: MachineKey,
+        session: SshSession,
+        waiting: Option<String>,
+        answer: Answer<CheckDecision>,
+    },
+    Backup {
+        to: PathBuf,
+        answer: Answer<()>,
+    },
+    Trim {
+        before: UnixTime,
+        answer: Answer<usize>,
+    },
+    Stop {
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// An answer that waits for the commit.
@@ -96,6 +127,7 @@ pub(crate) struct Driver {
     jobs: mpsc::Receiver<Job>,
     sinks: HashMap<StreamId, mpsc::Sender<StreamItem>>,
     tickets: HashMap<Ticket, Answer<RegisterResponse>>,
+    checks: HashMap<Ticket, Answer<CheckDecision>>,
     next_stream: StreamId,
     next_ticket: Ticket,
     pending: Vec<Pending>,
@@ -111,6 +143,7 @@ impl Driver {
             jobs,
             sinks: HashMap::new(),
             tickets: HashMap::new(),
+            checks: HashMap::new(),
             next_stream: 1,
             next_ticket: 1,
             pending: Vec::new(),
@@ -179,6 +212,16 @@ impl Driver {
             }
             Job::Paths(node, report) => self.tailnet.on_paths(node, *report, now),
             Job::DerpMap(map) => self.tailnet.on_derp_map(*map),
+            Job::SshCheck { machine, session, waiting, answer } => {
+                let ticket = self.next_ticket;
+                self.next_ticket += 1;
+                match self.tailnet.on_ssh_check(machine, session, waiting.as_deref(), ticket, now) {
+                    CheckDecision::Later => drop(self.checks.insert(ticket, answer)),
+                    decided @ (CheckDecision::Accept | CheckDecision::Refuse(_) | CheckDecision::Ask(_)) => {
+                        drop(answer.send(Ok(decided)));
+                    }
+                }
+            }
             Job::Audit { before, limit, answer } => {
                 let entries = self.store.call(move |store| store.entries_before(before, limit)).await;
                 drop(answer.send(entries.map_err(storage)));
@@ -189,9 +232,14 @@ impl Driver {
                 let done = self.store.call(move |store| store.backup(&to)).await;
                 drop(answer.send(done.map_err(storage)));
             }
+            Job::Trim { before, answer } => {
+                let done = self.store.call(move |store| trim(store, before)).await;
+                drop(answer.send(done.map_err(storage)));
+            }
             Job::Stop { done } => self.stop = Some(done),
         }
         self.tickets.retain(|_, answer| !answer.is_closed());
+        self.checks.retain(|_, answer| !answer.is_closed());
     }
 
     fn map(
@@ -254,6 +302,7 @@ impl Driver {
                 self.tailnet.rolled_back(clock::now());
                 // Whoever waits asks again; the answer may have been part of what did not happen.
                 self.tickets.clear();
+                self.checks.clear();
                 Err(storage(error))
             }
         }
@@ -271,6 +320,16 @@ impl Driver {
             Output::End { stream, reason } => {
                 if let Some(sink) = self.sinks.remove(&stream) {
                     drop(sink.try_send(StreamItem::End(reason)));
+                }
+            }
+            Output::Checked { ticket, allowed } => {
+                if let Some(answer) = self.checks.remove(&ticket) {
+                    let decision = if allowed {
+                        CheckDecision::Accept
+                    } else {
+                        CheckDecision::Refuse("the person said no, or nothing for 30 minutes")
+                    };
+                    drop(answer.send(Ok(decision)));
                 }
             }
             Output::Registered { ticket, response } => {
@@ -300,6 +359,22 @@ impl Driver {
         if let Some(done) = self.stop {
             let _gone = done.send(());
         }
+    }
+}
+
+/// Drops log entries from before a moment, oldest first, and returns how many.
+fn trim(store: &mut dyn Store, before: UnixTime) -> Result<usize, StoreError> {
+    const AT_ONCE: usize = 1_000;
+    let mut dropped = 0;
+    loop {
+        let oldest = store.entries_after(Seq(0), AT_ONCE)?;
+        let old: Vec<Seq> =
+            oldest.iter().take_while(|(_, entry)| entry.at < before).map(|(seq, _)| *seq).collect();
+        let Some(last) = old.last() else {
+            return Ok(dropped);
+        };
+        store.trim(*last)?;
+        dropped += old.len();
     }
 }
 

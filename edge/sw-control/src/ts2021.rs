@@ -9,6 +9,8 @@ use http::header::{CONNECTION, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use sw_net::front::{Body, Conn, full};
+use sw_net::ts2021::NoiseStream;
+pub(crate) use sw_net::ts2021::PATH;
 use sw_noise::{Accepted, HANDSHAKE_HEADER, HandshakeError, UPGRADE_PROTOCOL};
 use sw_types::CapVer;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -19,11 +21,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::clock;
 use crate::inner::{self, Peer};
-use crate::noise::NoiseStream;
 use crate::server::Shared;
-
-/// Where both forms of the upgrade arrive.
-pub(crate) const PATH: &str = "/ts2021";
 
 /// For the first bytes of HTTP/2 after the handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -177,7 +175,7 @@ where
     let mut first = first;
     first.extend(response);
     let early = if version >= CapVer::EARLY_PAYLOAD { early_payload() } else { Vec::new() };
-    let Ok(stream) = NoiseStream::new(io, transport, first, &early) else {
+    let Ok(stream) = NoiseStream::accepted(io, transport, first, &early) else {
         return;
     };
     let peer = Peer { machine, version, conn };

@@ -268,7 +268,9 @@ async fn serve(
     };
     let Ok(local) = stream.local_addr() else { return };
     crate::socket::tune_tcp(&stream);
-    let handshake = tokio::time::timeout(inner.limits.handshake, open(&inner, stream, tls));
+    // WHY boxed, here and below: a connection that stays for hours pays for the largest state it was ever in.
+    let handshake = Box::pin(open(&inner, stream, tls));
+    let handshake = tokio::time::timeout(inner.limits.handshake, handshake);
     let Some(Ok(Some((io, tls_info, h2)))) = closing.run_until_cancelled(handshake).await else {
         FrontStats::count(&inner.stats.failed_handshakes);
         return;

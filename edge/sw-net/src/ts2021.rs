@@ -1,17 +1,14 @@
-//! The control protocol's transport, both ends: HTTP upgrade, Noise, early payload; what comes out is a byte stream
-//! for HTTP/2 (control.md §1).
+//! The control protocol's transport: the client's HTTP upgrade, handshake and early payload, and the byte stream for
+//! HTTP/2 that both ends then have (control.md §1).
 //!
 //! ```text
 //!   client: any stream ── POST /ts2021 + initiation ──▶ 101 ── response, early payload ──▶ NoiseStream
-//!   server: request ── answer() ──▶ 101 to send, and a future that becomes NoiseStream + machine key
 //! ```
 
 mod client;
-mod server;
 mod stream;
 
 pub use client::{ConnectError, Connected, connect};
-pub use server::{Arrived, Refusal, answer};
 pub use stream::NoiseStream;
 
 /// Path of the upgrade on the server.

@@ -10,6 +10,7 @@
 
 mod access;
 mod acts;
+mod check;
 mod device;
 mod events;
 mod guard;

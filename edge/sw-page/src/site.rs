@@ -5,7 +5,7 @@ use crate::http::{self, Fields, cookie};
 use crate::join::{BinaryOffer, Kept, ScriptFacts};
 use crate::oidc::OidcConfig;
 use crate::undo::Acts;
-use crate::{access, acts, device, events, join, oidc, passkey, views};
+use crate::{access, acts, check, device, events, join, oidc, passkey, views};
 use ::http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use std::fmt;
@@ -130,7 +130,7 @@ impl Site {
 
     /// Whether a path belongs to the site (architecture.md §10.2).
     pub fn serves(path: &str) -> bool {
-        const FIRST: [&str; 23] = [
+        const FIRST: [&str; 24] = [
             "",
             "machines",
             "network",
@@ -148,6 +148,7 @@ impl Site {
             "admin",
             "sign-in",
             "sign-out",
+            "check",
             "register",
             "j",
             "undo",
@@ -208,6 +209,7 @@ impl Site {
             ["j", token] => return join::page(self, ask, token).await,
             ["j", token, "bin", arch] => return join::binary(self, ask, token, arch).await,
             ["register", id] => return device::page(self, ask, id).await,
+            ["check", id] => return check::page(self, ask, id).await,
             ["register", id, "state"] => return device::state(self, id).await,
             _ => {}
         }
@@ -236,6 +238,7 @@ impl Site {
             ["admin", token] => return device::use_admin_link(self, ask, token).await,
             ["passkey", "use", half] => return passkey::sign_in(self, ask, form, half).await,
             ["register", id] => return device::decide(self, ask, form, id).await,
+            ["check", id] => return check::decide(self, ask, form, id).await,
             _ => {}
         }
         let Some(visitor) = &ask.visitor else {

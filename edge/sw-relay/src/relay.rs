@@ -217,4 +217,9 @@ impl Router for Relay {
     fn take(&self, head: Request<()>, stream: Stream, conn: Arc<Conn>) -> BoxFuture<()> {
         Box::pin(accept::serve_first(Arc::clone(&self.inner.hub), head, stream, conn))
     }
+
+    fn accepts_absolute_form(&self, path: &str) -> bool {
+        // The official Rust client sends it (control.md §8.3).
+        Self::owns_path(path)
+    }
 }

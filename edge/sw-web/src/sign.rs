@@ -147,6 +147,70 @@ pub fn device_gone(theme: Theme) -> String {
     bare("Request over", theme, "phone", &main)
 }
 
+/// An SSH session that waits for its person.
+#[derive(Clone, Debug, Default)]
+pub struct SshCheckView {
+    pub id: String,
+    /// The machine it comes from.
+    pub from: String,
+    /// The machine it goes to.
+    pub to: String,
+    /// The account there.
+    pub login: String,
+    /// "2 minutes ago".
+    pub asked: String,
+    pub csrf: String,
+    /// Who is signed in.
+    pub viewer: String,
+    /// The answer, once there is one.
+    pub allowed: Option<bool>,
+    pub theme: Theme,
+}
+
+/// "Is this you?"
+pub fn ssh_check(view: &SshCheckView) -> String {
+    let main = html! {
+        @match view.allowed {
+            None => {
+                h1 { "Is this you?" }
+                p.lead { "An SSH session from " b { (view.from) } " to " b { (view.to) } " waits." }
+                dl.facts.big {
+                    dt { "Account" } dd { (view.login) }
+                    dt { "Asked" } dd { (view.asked) }
+                }
+                p.small.muted.check { "Allow it only if you began it just now." }
+                form.acts method="post" action={ "/check/" (view.id) } {
+                    input type="hidden" name="csrf" value=(view.csrf);
+                    button.btn.go name="answer" value="allow" { "Allow" }
+                    button.btn name="answer" value="refuse" { "Refuse" }
+                }
+            }
+            Some(true) => {
+                h1 { "The session begins" }
+                p.lead { "You can close this page." }
+            }
+            Some(false) => {
+                h1 { "The session was refused" }
+                p.lead { "If you did not begin it, somebody else uses " (view.from) "." }
+            }
+        }
+        form.small.muted.signed method="post" action="/sign-out" {
+            input type="hidden" name="csrf" value=(view.csrf);
+            "Signed in as " (view.viewer) ". " button.linklike { "Not you?" }
+        }
+    };
+    bare("An SSH session waits", view.theme, "phone", &main)
+}
+
+/// A session that is over or never was.
+pub fn ssh_check_gone(theme: Theme) -> String {
+    let main = html! {
+        h1 { "This session is over" }
+        p.lead { "It waits 30 minutes at most. Begin it again." }
+    };
+    bare("Session over", theme, "phone", &main)
+}
+
 /// Which app store and which steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Platform {

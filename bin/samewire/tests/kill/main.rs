@@ -1,9 +1,10 @@
 //! The control server is killed at random moments under a load of writes: what it acknowledged is there afterwards,
 //! no address is given twice, and machines resume where they were.
 //!
-//! Twenty-five kills; `SAMEWIRE_KILLS` names another number.
+//! Twenty-five kills; `SAMEWIRE_KILLS` names another number. And the same with a disk that is full for a while.
 #![expect(clippy::unwrap_used, reason = "tests, in their helpers too")]
 
+mod full;
 mod machine;
 mod server;
 

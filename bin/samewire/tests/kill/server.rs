@@ -1,6 +1,7 @@
 //! The server under test and its admin socket.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -34,17 +35,9 @@ impl Host {
 
     /// The body of a 200; `None` when the server died meanwhile.
     async fn ask(&self, method: &str, path: &str, body: &str) -> Option<Value> {
-        let mut socket = UnixStream::connect(self.state.path().join("control.sock")).await.ok()?;
-        let length = body.len();
-        let request = format!(
-            "{method} /api/samewire/v1/{path} HTTP/1.1\r\nhost: c\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
-        );
-        socket.write_all(request.as_bytes()).await.ok()?;
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).await.ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        assert!(head.starts_with("HTTP/1.1 200"), "{method} {path}: {answer}");
-        serde_json::from_str(body).ok()
+        let (status, answer) = ask(&self.state.path().join("control.sock"), method, path, body).await?;
+        assert_eq!(status, 200, "{method} {path}: {answer}");
+        Some(answer)
     }
 
     /// The key that clients pin, as the server tells it.
@@ -57,6 +50,21 @@ impl Host {
         let keys: Value = serde_json::from_str(body).unwrap();
         keys["publicKey"].as_str().unwrap().parse().unwrap()
     }
+}
+
+/// Asks over an admin socket: status and body; `None` when nobody answers to the end.
+pub(crate) async fn ask(socket: &Path, method: &str, path: &str, body: &str) -> Option<(u16, Value)> {
+    let mut socket = UnixStream::connect(socket).await.ok()?;
+    let length = body.len();
+    let request = format!(
+        "{method} /api/samewire/v1/{path} HTTP/1.1\r\nhost: c\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
+    socket.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    Some((status, serde_json::from_str(body).ok()?))
 }
 
 /// One life of the server.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::client::{Client, ClientError};
 use super::render::{self, show, table};
-use super::{AdminCommand, ApiKeys, Common, Dns, Keys, Nodes, Policy, Routes, Users};
+use super::{AdminCommand, ApiKeys, Common, Dns, Keys, Nodes, Policy, Routes, Ssh, Users};
 
 pub(crate) async fn run(common: &Common, command: &AdminCommand) -> Result<u8, ClientError> {
     let client = Client::new(&common.state);
@@ -17,6 +17,7 @@ pub(crate) async fn run(common: &Common, command: &AdminCommand) -> Result<u8, C
         AdminCommand::Nodes(verb) => nodes(&client, common, verb).await?,
         AdminCommand::Keys(verb) => keys(&client, common, verb).await?,
         AdminCommand::Apikeys(verb) => api_keys(&client, common, verb).await?,
+        AdminCommand::Ssh(verb) => ssh(&client, common, verb).await?,
         AdminCommand::Routes(verb) => routes(&client, common, verb).await?,
         AdminCommand::Policy(verb) => policy(&client, common.json, verb).await?,
         AdminCommand::Dns(verb) => dns(&client, verb).await?,
@@ -223,6 +224,29 @@ async fn api_keys(client: &Client<'_>, common: &Common, verb: &ApiKeys) -> Resul
             done(common, &gone, &format!("key {id} is removed."));
         }
     }
+    Ok(())
+}
+
+async fn ssh(client: &Client<'_>, common: &Common, verb: &Ssh) -> Result<(), ClientError> {
+    let (id, allow) = match verb {
+        Ssh::List => {
+            let columns = [
+                ("ID", "id"),
+                ("WHO", "user"),
+                ("FROM", "from"),
+                ("TO", "to"),
+                ("AS", "login"),
+                ("SINCE", "created"),
+            ];
+            list(common, &client.get("ssh-checks").await?, &columns);
+            return Ok(());
+        }
+        Ssh::Allow { id } => (id, true),
+        Ssh::Refuse { id } => (id, false),
+    };
+    let id = id.rsplit('/').next().unwrap_or(id);
+    let answer = client.post(&format!("ssh-checks/{id}"), json!({ "allow": allow })).await?;
+    done(common, &answer, if allow { "the session may begin." } else { "the session is turned away." });
     Ok(())
 }
 

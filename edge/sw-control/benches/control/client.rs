@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 /// Nothing was heard for this long: the network is at rest.
-pub(crate) const QUIET: Duration = Duration::from_millis(600);
+pub(crate) const QUIET: Duration = Duration::from_millis(1_200);
 const VERSION: CapVer = CapVer(130);
 
 /// Where everybody is.

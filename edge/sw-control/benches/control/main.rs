@@ -3,7 +3,8 @@
 //!
 //! `cargo xtask bench control [--nodes 100,1000,5000]`. Prints, for each size: what a registration costs, how long
 //! and how much CPU it takes to bring everybody online, memory for each idle machine that is online, when the last
-//! stream has heard of a policy change, the CPU of one endpoint change, and the CPU of 100 reconnects a second.
+//! stream has heard of a policy change, the CPU of one endpoint change that comes alone and of one among 20 a second,
+//! and the CPU of 100 reconnects a second.
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a bench prints and stops")]
 
 mod client;
@@ -19,8 +20,11 @@ use server::ServerProcess;
 /// Reconnects in the reconnect case.
 const RECONNECTS_A_SECOND: u32 = 100;
 const RECONNECT_SECONDS: u32 = 10;
-/// Endpoint changes that are averaged.
-const ENDPOINT_CHANGES: u32 = 50;
+/// Lone endpoint changes that are averaged; each waits until all have heard of it.
+const ENDPOINT_CHANGES: u32 = 10;
+/// Endpoint changes of the churn case: with 1,000 machines each moves once in 50 s.
+const CHURN_A_SECOND: u32 = 20;
+const CHURN_SECONDS: u32 = 10;
 /// Connections that are opened at the same time.
 const AT_ONCE: usize = 32;
 
@@ -35,7 +39,7 @@ fn main() {
     let given = arguments.iter().position(|a| a == "--nodes").and_then(|at| arguments.get(at + 1));
     let sizes = given.map_or("100,1000,5000", String::as_str);
     println!(
-        "{:>6} {:>10} {:>10} {:>11} {:>10} {:>10} {:>12} {:>12} {:>13}",
+        "{:>6} {:>10} {:>10} {:>11} {:>10} {:>10} {:>12} {:>12} {:>12} {:>13}",
         "nodes",
         "reg/s",
         "online s",
@@ -44,6 +48,7 @@ fn main() {
         "policy ms",
         "policy CPU",
         "endpoint CPU",
+        "at 20/s",
         "100 rec/s CPU"
     );
     for size in sizes.split(',') {
@@ -76,13 +81,15 @@ async fn measure(nodes: usize) {
 
     let (policy, policy_cpu) = policy_change(&server, &network, &machines).await;
     let endpoint = endpoint_changes(&server, &network, &machines).await;
+    let churn = endpoint_churn(&server, &network, &machines).await;
     let reconnect = reconnects(&server, &network, machines).await;
     println!(
-        "{nodes:>6} {registrations:>10.0} {online_s:>10.2} {:>9.2} s {memory:>10.1} {:>10.0} {:>9.1} ms {:>9.2} ms {:>11.1} %",
+        "{nodes:>6} {registrations:>10.0} {online_s:>10.2} {:>9.2} s {memory:>10.1} {:>10.0} {:>9.1} ms {:>9.2} ms {:>9.2} ms {:>11.1} %",
         online_cpu.as_secs_f64(),
         ms(policy),
         ms(policy_cpu),
         ms(endpoint),
+        ms(churn),
         reconnect * 100.0,
     );
     server.stop().await;
@@ -159,7 +166,7 @@ async fn policy_change(
     (took, server.cpu() - cpu)
 }
 
-/// CPU of one endpoint change that every other machine is told of.
+/// CPU of one endpoint change that every other machine is told of, when nothing else happens.
 async fn endpoint_changes(server: &ServerProcess, network: &Network, machines: &[Machine]) -> Duration {
     let idle = idle_cpu(server).await;
     let (cpu, begun) = (server.cpu(), Instant::now());
@@ -180,6 +187,21 @@ async fn endpoint_changes(server: &ServerProcess, network: &Network, machines: &
     }
     let own = begun.elapsed().mul_f64(idle);
     (server.cpu() - cpu).saturating_sub(own) / ENDPOINT_CHANGES
+}
+
+/// CPU of one endpoint change among [`CHURN_A_SECOND`], until all have heard of all.
+async fn endpoint_churn(server: &ServerProcess, network: &Network, machines: &[Machine]) -> Duration {
+    let idle = idle_cpu(server).await;
+    let (cpu, begun) = (server.cpu(), Instant::now());
+    let all = CHURN_A_SECOND * CHURN_SECONDS;
+    for n in 0..all {
+        tokio::time::sleep_until((begun + Duration::from_secs(1) * n / CHURN_A_SECOND).into()).await;
+        machines[n as usize * 7 % machines.len()].tell_endpoint(1_000 + n).await;
+    }
+    network.quiet().await;
+    network.quiet().await;
+    let own = begun.elapsed().mul_f64(idle);
+    (server.cpu() - cpu).saturating_sub(own) / all
 }
 
 /// Share of a core that the server takes while nothing happens.

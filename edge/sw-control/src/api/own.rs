@@ -4,7 +4,9 @@ use http::{Method, StatusCode};
 use serde::Deserialize;
 use sw_store::Seq;
 
-use super::{Answer, Ask, Problem, health, invites, keys, no_such_path, nodes, ok, policy, settings, users};
+use super::{
+    Answer, Ask, Problem, checks, health, invites, keys, no_such_path, nodes, ok, policy, settings, users,
+};
 use crate::metrics::{Scrape, text as metrics_text};
 use crate::public::text;
 
@@ -13,6 +15,7 @@ pub(crate) async fn handle(ask: Ask<'_>) -> Answer {
     match (ask.method().clone(), path.as_slice()) {
         (_, ["nodes", rest @ ..]) => nodes::handle(&ask, rest).await,
         (Method::GET, ["logins"]) => nodes::logins(&ask).await,
+        (_, ["ssh-checks", rest @ ..]) => checks::handle(&ask, rest).await,
         (Method::GET, ["routes"]) => nodes::routes(&ask).await,
         (_, ["users", rest @ ..]) => users::handle(&ask, rest).await,
         (_, ["keys", rest @ ..]) => keys::auth_keys(&ask, rest).await,

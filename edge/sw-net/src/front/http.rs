@@ -16,11 +16,10 @@ use super::{Body, Conn, FrontStats, Inner, Io, Stream, full};
 /// Serves a connection to its end.
 pub(super) async fn serve(inner: &Arc<Inner>, mut io: Io, h2: bool, conn: Arc<Conn>) {
     if h2 {
-        return serve_h2(inner, io, conn).await;
+        return Box::pin(serve_h2(inner, io, conn)).await;
     }
     let reading = tokio::time::timeout(inner.limits.header, head::read(&mut io));
-    let shutdown = conn.shutdown.clone();
-    let (bytes, end) = match shutdown.run_until_cancelled(reading).await {
+    let (bytes, end) = match conn.shutdown.run_until_cancelled(reading).await {
         Some(Ok(Ok(head))) => head,
         Some(Ok(Err(HeadError::Refused(status)))) => return refuse(inner, &mut io, status).await,
         Some(Ok(Err(HeadError::Gone)) | Err(_)) | None => {
@@ -39,7 +38,7 @@ pub(super) async fn serve(inner: &Arc<Inner>, mut io: Io, h2: bool, conn: Arc<Co
         return inner.router.take(head, Stream::new(rest, io), conn).await;
     }
     conn.admission.handshake_done();
-    serve_h1(inner, Stream::new(bytes, io), conn).await;
+    Box::pin(serve_h1(inner, Stream::new(bytes, io), conn)).await;
 }
 
 async fn serve_h1(inner: &Arc<Inner>, stream: Stream, conn: Arc<Conn>) {

@@ -68,7 +68,7 @@ where
         ServerReply::Response(response) => initiator.finish(machine, &response)?,
         ServerReply::Refused(text) => return Err(ConnectError::Refused(text)),
     };
-    let mut stream = NoiseStream::new(io, transport, &rest)?;
+    let mut stream = NoiseStream::initiated(io, transport, &rest)?;
     let early = read_early(&mut stream).await?;
     Ok(Connected { stream, early })
 }

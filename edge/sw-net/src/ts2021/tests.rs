@@ -1,67 +1,72 @@
 use super::*;
-use crate::front::{BoxFuture, Conn, Front, FrontLimits, Router, full};
-use http::{Request, Response};
-use hyper::body::Incoming;
-use std::sync::{Arc, Mutex};
-use sw_types::{CapVer, ControlPrivate, MachinePrivate};
+use sw_noise::{Accepted, HANDSHAKE_HEADER, accept, error_message, initiation_from_header};
+use sw_types::{CapVer, ControlPrivate, MachineKey, MachinePrivate};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
-/// Upgrades one client and hands it out.
-struct Upgrader {
-    key: ControlPrivate,
-    early: Option<Vec<u8>>,
-    arrived: Mutex<Option<oneshot::Sender<std::io::Result<Arrived>>>>,
+const SWITCH: &str =
+    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: tailscale-control-protocol\r\nConnection: upgrade\r\n\r\n";
+
+/// The server's end of one connection.
+struct Arrived {
+    machine: MachineKey,
+    version: CapVer,
+    stream: NoiseStream<TcpStream>,
 }
 
-impl Router for Upgrader {
-    fn route(&self, request: Request<Incoming>, _conn: Arc<Conn>) -> BoxFuture<Response<crate::front::Body>> {
-        if request.uri().path() != PATH {
-            return Box::pin(std::future::ready(Response::new(full("no"))));
-        }
-        match answer(request, &self.key, [9; 32], self.early.clone()) {
-            Ok((response, arrival)) => {
-                let sender = self.arrived.lock().expect("not poisoned").take();
-                tokio::spawn(async move {
-                    let outcome = arrival.await;
-                    if let Some(sender) = sender {
-                        assert!(sender.send(outcome).is_ok(), "the test waits for it");
-                    }
-                });
-                Box::pin(std::future::ready(response))
-            }
-            Err(refusal) => Box::pin(std::future::ready(refusal.response())),
-        }
-    }
-}
-
-async fn serve(
-    early: Option<&str>,
-) -> (std::net::SocketAddr, oneshot::Receiver<std::io::Result<Arrived>>, Front) {
-    let (sender, receiver) = oneshot::channel();
-    let upgrader = Upgrader {
-        key: ControlPrivate::generate([2; 32]),
-        early: early.map(|json| json.as_bytes().to_vec()),
-        arrived: Mutex::new(Some(sender)),
-    };
-    let front = Front::new(Arc::new(upgrader), FrontLimits::default());
+/// Answers one client as a control server does: everything up to the early payload in one segment.
+async fn serve(early: Option<&'static str>) -> (std::net::SocketAddr, JoinHandle<Option<Arrived>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
-    front.listen(listener, None);
-    (address, receiver, front)
+    let arrival = tokio::spawn(async move {
+        let (mut io, _) = listener.accept().await.expect("a client");
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            assert!(io.read_buf(&mut request).await.expect("reads") > 0, "the request is whole");
+        }
+        let request = String::from_utf8(request).expect("a head is text");
+        assert!(request.starts_with("POST /ts2021 HTTP/1.1\r\n"), "{request}");
+        let fields = request.lines().filter_map(|line| line.split_once(": "));
+        let mut handshake = fields.filter(|(name, _)| name.eq_ignore_ascii_case(HANDSHAKE_HEADER));
+        let (_, handshake) = handshake.next().expect("a handshake");
+        let initiation = initiation_from_header(handshake).expect("an initiation");
+        let mut first = SWITCH.as_bytes().to_vec();
+        let accepted = match accept(&initiation, &ControlPrivate::generate([2; 32]), [9; 32]) {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                first.extend(error_message(error));
+                io.write_all(&first).await.expect("writes");
+                return None;
+            }
+        };
+        let Accepted { machine, version, response, transport } = accepted;
+        first.extend(response);
+        let mut payload = Vec::new();
+        if let Some(json) = early {
+            sw_noise::push_early(json.as_bytes(), &mut payload);
+        }
+        let mut stream = NoiseStream::accepted(io, transport, first, &payload).expect("a fresh transport");
+        if early.is_none() {
+            // A client knows by the first bytes that there is no early payload (control.md §1.6).
+            stream.write_all(&[0; 9]).await.expect("writes");
+        }
+        stream.flush().await.expect("flushes");
+        Some(Arrived { machine, version, stream })
+    });
+    (address, arrival)
 }
 
 #[tokio::test]
 async fn both_ends_meet_and_a_megabyte_crosses_each_way() {
     let json = r#"{"nodeKeyChallenge":"chalpub:00"}"#;
-    let (address, arrived, _front) = serve(Some(json)).await;
+    let (address, arrived) = serve(Some(json)).await;
     let machine = MachinePrivate::generate([1; 32]);
     let key = ControlPrivate::generate([2; 32]).public();
     let io = TcpStream::connect(address).await.expect("connects");
     let client = connect(io, "h:80", CapVer(130), &machine, &key, [3; 32]).await.expect("upgrades");
     assert_eq!(client.early.as_deref(), Some(json.as_bytes()));
-    let mut server = arrived.await.expect("sent").expect("handshake");
+    let mut server = arrived.await.expect("no panic").expect("handshake");
     assert_eq!((server.machine, server.version), (machine.public(), CapVer(130)));
 
     let sent: Vec<u8> = (0..1_u32 << 20).map(|i| (i % 251) as u8).collect();
@@ -87,26 +92,27 @@ async fn both_ends_meet_and_a_megabyte_crosses_each_way() {
 }
 
 #[tokio::test]
+async fn a_server_may_begin_without_an_early_payload() {
+    let (address, _arrived) = serve(None).await;
+    let machine = MachinePrivate::generate([1; 32]);
+    let key = ControlPrivate::generate([2; 32]).public();
+    let io = TcpStream::connect(address).await.expect("connects");
+    let mut client = connect(io, "h:80", CapVer(130), &machine, &key, [3; 32]).await.expect("upgrades");
+    assert_eq!(client.early, None);
+    let mut first = [1; 9];
+    client.stream.read_exact(&mut first).await.expect("reads");
+    assert_eq!(first, [0; 9], "what was looked at is still there");
+}
+
+#[tokio::test]
 async fn a_client_with_the_wrong_server_key_gets_nowhere() {
-    let (address, arrived, _front) = serve(None).await;
+    let (address, arrived) = serve(None).await;
     let machine = MachinePrivate::generate([1; 32]);
     let wrong = ControlPrivate::generate([7; 32]).public();
     let io = TcpStream::connect(address).await.expect("connects");
     let error = connect(io, "h:80", CapVer(130), &machine, &wrong, [3; 32]).await.expect_err("refused");
     assert!(matches!(error, ConnectError::Refused(_) | ConnectError::Io(_)), "{error}");
-    assert!(arrived.await.expect("sent").is_err());
-}
-
-#[tokio::test]
-async fn a_request_without_upgrade_is_told_what_is_missing() {
-    let (address, _arrived, _front) = serve(None).await;
-    let mut io = TcpStream::connect(address).await.expect("connects");
-    io.write_all(b"POST /ts2021 HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
-        .await
-        .expect("writes");
-    let mut answer = String::new();
-    io.read_to_string(&mut answer).await.expect("reads");
-    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("missing Upgrade header"), "{answer}");
+    assert!(arrived.await.expect("no panic").is_none());
 }
 
 #[tokio::test]

@@ -231,6 +231,10 @@ async fn the_other_paths_answer_as_clients_expect() {
         assert!(ask(&running, &format!("POST {path} HTTP/1.1")).await.starts_with("http/1.1 405 "));
     }
     assert!(ask(&running, "GET /derp HTTP/1.1").await.starts_with("http/1.1 426 "));
+    // As the official Rust client asks.
+    let whole = "GET https://127.0.0.1/derp/latency-check HTTP/1.1";
+    assert!(ask(&running, whole).await.starts_with("http/1.1 200 "));
+    assert!(ask(&running, "GET https://127.0.0.1/robots.txt HTTP/1.1").await.starts_with("http/1.1 400 "));
     assert!(ask(&running, "GET /robots.txt HTTP/1.1").await.contains("disallow: /"));
     assert!(
         ask(&running, "GET /debug/varz HTTP/1.1").await.contains("derp_accepts 0"),
