@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use sw_types::{InviteToken, NodeId, Now, Secret, SecretText, TokenId, TokenKind, UnixTime, UserId};
 
 use crate::addresses::v6_of;
+use crate::checks::CheckAnswer;
 use crate::logins::LoginStatus;
 use crate::names::is_tag;
 use crate::record::{
@@ -123,14 +124,7 @@ pub enum Command {
     /// Refuses a machine that waits at the login page.
     RefuseLogin(String),
     /// Answers whether an SSH session that waits for its person may begin.
-    AnswerCheck {
-        /// The check's id.
-        check: String,
-        /// The person who answers; `None` is an operator.
-        by: Option<UserId>,
-        /// Whether it may.
-        allowed: bool,
-    },
+    AnswerCheck(CheckAnswer),
     /// Puts a policy in force; `None` is allow-all.
     SetPolicy {
         /// The text.
@@ -323,7 +317,7 @@ impl Tailnet {
             Command::ApproveLogin { login, user, by_admin } => {
                 self.approve_login(actor, &login, user, by_admin, now)
             }
-            Command::AnswerCheck { check, by, allowed } => self.answer_check(actor, &check, by, allowed, now),
+            Command::AnswerCheck(answer) => self.answer_check(actor, &answer, now),
             Command::RefuseLogin(login) => self.refuse_login(actor, &login, now),
             Command::RenameNode { node, label } => self.rename_node(actor, node, label, now),
             Command::SetExpiry { node, at } => {

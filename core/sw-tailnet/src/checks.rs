@@ -66,6 +66,17 @@ pub enum CheckDecision {
     Later,
 }
 
+/// What somebody answers.
+#[derive(Debug, Clone)]
+pub struct CheckAnswer {
+    /// The check's id.
+    pub check: String,
+    /// The person who answers; `None` is an operator.
+    pub by: Option<UserId>,
+    /// Whether the session may begin.
+    pub allowed: bool,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Checks {
     by_id: BTreeMap<String, Check>,
@@ -186,17 +197,17 @@ impl Tailnet {
         self.checks.by_id.values()
     }
 
-    /// Answers a question; `by` is the person who does, `None` an operator.
+    /// Answers a question.
     pub(crate) fn answer_check(
         &mut self,
         actor: &str,
-        id: &str,
-        by: Option<UserId>,
-        allowed: bool,
+        answer: &CheckAnswer,
         now: Now,
     ) -> Result<Done, Refusal> {
+        let CheckAnswer { check: id, by, allowed } = answer;
+        let (by, allowed) = (*by, *allowed);
         let check = self.checks.by_id.get_mut(id);
-        let check = check.ok_or_else(|| Refusal::NotFound { what: "SSH session", word: id.to_owned() })?;
+        let check = check.ok_or_else(|| Refusal::NotFound { what: "SSH session", word: id.clone() })?;
         if by.is_some_and(|by| by != check.person) {
             let why = "only the person whose machine the session comes from can allow it".to_owned();
             return Err(Refusal::Forbidden(why));
@@ -206,7 +217,7 @@ impl Tailnet {
         }
         let (session, tickets) = (check.session.clone(), std::mem::take(&mut check.tickets));
         (check.allowed, check.used) = (Some(allowed), !tickets.is_empty());
-        self.checks.unkept.push(id.to_owned());
+        self.checks.unkept.push(id.clone());
         if allowed {
             self.checks.passed.insert(session.src, now.mono);
         }

@@ -57,7 +57,7 @@ mod wire;
 
 pub use addresses::{Pool, v6_of};
 pub use admin::{Command, Done, NewApiKey, NewAuthKey, NewUser, PASSKEYS_MAX, Refusal, UserChange};
-pub use checks::{Check, CheckDecision, SshSession};
+pub use checks::{Check, CheckAnswer, CheckDecision, SshSession};
 pub use encode::{MapMessage, Part};
 pub use live::{Facts, Presence};
 pub use logins::{Login, LoginStatus};

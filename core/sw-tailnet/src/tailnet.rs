@@ -64,12 +64,7 @@ pub enum Output {
         response: Box<RegisterResponse>,
     },
     /// The answer to a question about an SSH session that said [`crate::CheckDecision::Later`].
-    Checked {
-        /// Which.
-        ticket: Ticket,
-        /// Whether the session may begin.
-        allowed: bool,
-    },
+    Checked { ticket: Ticket, allowed: bool },
 }
 
 /// Why the tailnet wants to be woken.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use sw_tailcfg::{Hostinfo, RegisterAuth, RegisterRequest};
 use sw_tailnet::{
-    CheckDecision, Command, Config, Done, NewAuthKey, NewUser, Output, PolicyEngine, Pool, Refusal,
-    Registered, Settings, SshSession, State, Tailnet,
+    CheckAnswer, CheckDecision, Command, Config, Done, NewAuthKey, NewUser, Output, PolicyEngine, Pool,
+    Refusal, Registered, Settings, SshSession, State, Tailnet,
 };
 use sw_types::{CapVer, Instant, MachineKey, NodeId, NodeKey, Now, Secret, UnixTime, UserId};
 
@@ -102,7 +102,11 @@ impl Stage {
     }
 
     fn answer(&mut self, check: &str, by: i64, allowed: bool) -> Result<Done, Refusal> {
-        self.execute(Command::AnswerCheck { check: check.to_owned(), by: Some(UserId(by)), allowed })
+        self.execute(Command::AnswerCheck(CheckAnswer {
+            check: check.to_owned(),
+            by: Some(UserId(by)),
+            allowed,
+        }))
     }
 
     fn heard(&mut self) -> Vec<(u64, bool)> {
@@ -176,7 +180,7 @@ fn an_answer_that_cannot_be_kept_is_none_and_a_question_ends_by_itself() {
     let mut stage = Stage::new();
     let check = stage.asked("root");
     assert_eq!(stage.ask(WEB, LAPTOP, "root", Some(&check)), CheckDecision::Later);
-    let yes = Command::AnswerCheck { check: check.clone(), by: None, allowed: true };
+    let yes = Command::AnswerCheck(CheckAnswer { check: check.clone(), by: None, allowed: true });
     stage.tailnet.execute("test", yes, stage.now).unwrap();
     drop(stage.tailnet.take_uncommitted());
     stage.tailnet.rolled_back(stage.now);

@@ -6,7 +6,7 @@ use crate::site::{Ask, Site, sign_in};
 use crate::words;
 use ::http::{Response, StatusCode};
 use sw_net::front::Body;
-use sw_tailnet::{Check, Command};
+use sw_tailnet::{Check, CheckAnswer, Command};
 use sw_web::sign::{self, SshCheckView};
 
 /// The question, for the person behind the session.
@@ -40,8 +40,8 @@ pub(crate) async fn decide(site: &Site, ask: &Ask, form: &Fields, id: &str) -> R
         return http::text(StatusCode::FORBIDDEN, "the form is too old: load the page again\n");
     }
     let allowed = form.get("answer") == "allow";
-    let command = Command::AnswerCheck { check: id.to_owned(), by: Some(visitor.user), allowed };
-    match site.control.execute(&visitor.login, command).await {
+    let answer = CheckAnswer { check: id.to_owned(), by: Some(visitor.user), allowed };
+    match site.control.execute(&visitor.login, Command::AnswerCheck(answer)).await {
         Ok(_) => page(site, ask, id).await,
         Err(error) => http::text(StatusCode::CONFLICT, format!("{error}\n")),
     }

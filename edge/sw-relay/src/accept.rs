@@ -43,15 +43,14 @@ pub(crate) enum Asked {
 impl Asked {
     /// Reads the headers; `None` when this is no request for an upgrade that we know.
     pub(crate) fn of<B>(request: &Request<B>) -> Option<Self> {
-        if request.method() != Method::GET {
-            return None;
-        }
         let headers = request.headers();
         let upgrade = text(headers, "upgrade")?;
-        if upgrade.eq_ignore_ascii_case("derp") {
+        // The official Rust client asks with POST.
+        let is_asking = request.method() == Method::GET || request.method() == Method::POST;
+        if upgrade.eq_ignore_ascii_case("derp") && is_asking {
             return Some(Self::Derp { fast_start: text(headers, "derp-fast-start") == Some("1") });
         }
-        if !upgrade.eq_ignore_ascii_case("websocket") {
+        if !upgrade.eq_ignore_ascii_case("websocket") || request.method() != Method::GET {
             return None;
         }
         let key = text(headers, "sec-websocket-key")?.to_owned();

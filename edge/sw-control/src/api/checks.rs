@@ -2,7 +2,7 @@
 
 use http::Method;
 use serde::Deserialize;
-use sw_tailnet::{Check, Command, Tailnet};
+use sw_tailnet::{Check, CheckAnswer, Command, Tailnet};
 
 use super::{Answer, Ask, no_such_path, ok};
 
@@ -23,9 +23,8 @@ pub(crate) async fn handle(ask: &Ask<'_>, path: &[&str]) -> Answer {
         }
         (Method::POST, [id]) => {
             let Input { allow } = ask.input()?;
-            let command =
-                Command::AnswerCheck { check: (*id).to_owned(), by: ask.caller.user, allowed: allow };
-            ask.shared.control.execute(&ask.caller.name, command).await?;
+            let answer = CheckAnswer { check: (*id).to_owned(), by: ask.caller.user, allowed: allow };
+            ask.shared.control.execute(&ask.caller.name, Command::AnswerCheck(answer)).await?;
             ok(&serde_json::json!({ "id": id, "allowed": allow }))
         }
         _ => Err(no_such_path()),
