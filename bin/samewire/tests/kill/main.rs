@@ -4,6 +4,7 @@
 //! Twenty-five kills; `SAMEWIRE_KILLS` names another number. And the same with a disk that is full for a while.
 #![expect(clippy::unwrap_used, reason = "tests, in their helpers too")]
 
+mod errors;
 mod full;
 mod machine;
 mod server;

@@ -25,6 +25,10 @@ impl Host {
         Self { state: tempfile::tempdir().unwrap(), address: free.local_addr().unwrap() }
     }
 
+    pub(crate) fn state(&self) -> &Path {
+        self.state.path()
+    }
+
     pub(crate) async fn get(&self, path: &str) -> Option<Value> {
         self.ask("GET", path, "").await
     }
