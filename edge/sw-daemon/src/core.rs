@@ -214,9 +214,9 @@ impl Core {
 
     fn until_deadline(&self) -> Duration {
         let paths = self.paths.next_deadline().map(|(at, _)| at);
-        let deadlines =
-            [self.node.next_deadline(), paths, self.remember.due(), self.ways.due, self.path_reports.due];
-        match deadlines.into_iter().flatten().min() {
+        let own = [self.remember.due(), self.ways.due, self.path_reports.due, self.quiet.due];
+        let deadlines = [self.node.next_deadline(), paths].into_iter().chain(own);
+        match deadlines.flatten().min() {
             Some(at) => at - self.now().mono,
             None => Duration::from_secs(3600),
         }
