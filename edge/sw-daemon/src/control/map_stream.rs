@@ -1,4 +1,4 @@
-//! The frames of a map stream (control.md §5.1): a little-endian length, then one zstd frame of JSON.
+//! The frames of a map stream (control.md §5.1): a little-endian length, then one or more zstd frames of JSON.
 
 use std::io::Read as _;
 
@@ -62,7 +62,8 @@ fn decode(frame: &[u8]) -> Result<MapResponse, ControlError> {
 }
 
 fn decompress(frame: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut decoder = zstd::stream::read::Decoder::with_buffer(frame)?.single_frame();
+    // Not `single_frame`: a server may compress the parts of a message apart (RFC 8878 §3.1), and ours does.
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(frame)?;
     decoder.window_log_max(WINDOW_LOG_MAX)?;
     let mut json = Vec::new();
     let limit = MAP_MESSAGE_MAX as u64 + 1;
@@ -89,6 +90,23 @@ mod tests {
                 .collect();
             assert!(decode(&bytes).expect("a message").keep_alive);
         }
+    }
+
+    #[test]
+    fn a_message_compressed_in_parts_is_read_whole() {
+        let parts = ["{\"Domain\":\"x\",\"Peers\":[", "{\"ID\":1},{\"ID\":2}", ",{\"ID\":3}", "]}"];
+        let frame: Vec<u8> = parts
+            .iter()
+            .flat_map(|part| zstd::bulk::compress(part.as_bytes(), 1).expect("compressible"))
+            .collect();
+        assert_eq!(decode(&frame).expect("a message").peers.len(), 3);
+        assert!(decode(&frame[..frame.len() - 1]).is_err(), "a part that is cut off");
+    }
+
+    #[test]
+    fn bombs_in_many_parts_are_refused() {
+        let part = zstd::bulk::compress(&vec![b' '; MAP_MESSAGE_MAX / 4 + 1], 1).expect("compressible");
+        assert!(decode(&part.repeat(4)).is_err());
     }
 
     #[test]
