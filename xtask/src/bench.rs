@@ -14,6 +14,22 @@ const BENCHES: &[(&str, &[&[&str]])] = &[
             &["bench", "-p", "sw-filter", "--bench", "filter", "--"],
         ],
     ),
+    (
+        "node",
+        &[
+            &["build", "--release", "-p", "samewire"],
+            &[
+                "bench",
+                "-p",
+                "sw-control",
+                "--bench",
+                "control",
+                "--",
+                "--daemon",
+                "../../target/release/samewire",
+            ],
+        ],
+    ),
     ("dataplane", &[&["bench", "-p", "sw-dataplane", "--bench", "dataplane", "--"]]),
     ("fuzz", &[&["run", "--release", "-p", "sw-fuzz", "--"]]),
 ];
@@ -23,7 +39,11 @@ pub(crate) fn bench(name: &str, args: &[String]) -> anyhow::Result<()> {
         let known: Vec<&str> = BENCHES.iter().map(|(known, _)| *known).collect();
         bail!("there is no benchmark \"{name}\"; there are: {}", known.join(", "));
     };
-    commands.iter().try_for_each(|command| run::run(run::cargo().args(*command).args(args)))
+    commands.iter().try_for_each(|command| {
+        // What only builds takes no arguments of the benchmark.
+        let args = if command.contains(&"--") { args } else { &[] };
+        run::run(run::cargo().args(*command).args(args))
+    })
 }
 
 pub(crate) fn soak(args: &[String]) -> anyhow::Result<()> {

@@ -8,7 +8,6 @@ use std::os::unix::net::UnixDatagram;
 const UNIT: &str = "\
 [Unit]
 Description=samewire: every machine you own, on the same wire
-Documentation=man:samewire(1)
 Wants=network-pre.target
 After=network-pre.target NetworkManager.service systemd-resolved.service
 

@@ -1,13 +1,15 @@
 //! Churn on a control server: real Noise and HTTP/2 clients on loopback, the server in a process of its own, so that
 //! its CPU and memory are what /proc says of it.
 //!
-//! `cargo xtask bench control [--nodes 100,1000,5000]`. Prints, for each size: what a registration costs, how long
+//! `cargo xtask bench control [--nodes 100,1000,5000]`, and with `--daemon PROGRAM` what such a network costs a real
+//! node (`cargo xtask bench node`). Prints, for each size: what a registration costs, how long
 //! and how much CPU it takes to bring everybody online, memory for each idle machine that is online, when the last
 //! stream has heard of a policy change, the CPU of one endpoint change that comes alone and of one among 20 a second,
 //! and the CPU of 100 reconnects a second.
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a bench prints and stops")]
 
 mod client;
+mod daemon;
 mod server;
 
 use std::sync::Arc;
@@ -36,8 +38,12 @@ fn main() {
     {
         return runtime.block_on(server::serve(folder.into()));
     }
-    let given = arguments.iter().position(|a| a == "--nodes").and_then(|at| arguments.get(at + 1));
-    let sizes = given.map_or("100,1000,5000", String::as_str);
+    let after = |name: &str| arguments.iter().position(|a| a == name).and_then(|at| arguments.get(at + 1));
+    if let Some(program) = after("--daemon") {
+        let size = after("--nodes").map_or("10000", String::as_str).parse().unwrap();
+        return runtime.block_on(measure_node(program.as_ref(), size));
+    }
+    let sizes = after("--nodes").map_or("100,1000,5000", String::as_str);
     println!(
         "{:>6} {:>10} {:>10} {:>11} {:>10} {:>10} {:>12} {:>12} {:>12} {:>13}",
         "nodes",
@@ -61,6 +67,14 @@ fn raise_file_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit).unwrap();
+}
+
+async fn measure_node(program: &std::path::Path, nodes: usize) {
+    let server = ServerProcess::start().await;
+    let network = Arc::new(Network::new(server.address, server.key, server.auth_key.clone()));
+    let mut machines = registered(&network, nodes).await;
+    daemon::measure(program, &server, &network, &mut machines).await;
+    server.stop().await;
 }
 
 async fn measure(nodes: usize) {

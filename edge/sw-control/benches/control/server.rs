@@ -53,6 +53,23 @@ pub(crate) async fn serve(folder: PathBuf) {
     done.await.unwrap();
 }
 
+/// CPU time of all threads of a process, from the scheduler's own count.
+pub(crate) fn cpu_of(pid: u32) -> Duration {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let ran = tasks.filter_map(|task| {
+        let text = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(ran.sum())
+}
+
+/// A line of `/proc/PID/status`.
+pub(crate) fn memory_kib(pid: u32, field: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
 /// A server to be measured.
 pub(crate) struct ServerProcess {
     child: Child,
@@ -94,20 +111,12 @@ impl ServerProcess {
         Self { pid: child.id().unwrap(), child, folder, address, key, auth_key }
     }
 
-    /// CPU time of all its threads, from the scheduler's own count.
     pub(crate) fn cpu(&self) -> Duration {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid)).unwrap();
-        let ran = tasks.filter_map(|task| {
-            let text = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
-            text.split(' ').next()?.parse::<u64>().ok()
-        });
-        Duration::from_nanos(ran.sum())
+        cpu_of(self.pid)
     }
 
     pub(crate) fn resident_kib(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        memory_kib(self.pid, "VmRSS:")
     }
 
     /// Writes another policy and tells the server to read it.
