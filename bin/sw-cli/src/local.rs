@@ -407,10 +407,13 @@ pub fn find_machine(status: &Status, words: &str) -> Result<Machine, Problem> {
             let suggestion = nearest(&wanted, names.iter().map(String::as_str))
                 .map(|name| format!("did you mean {name}? "))
                 .unwrap_or_default();
-            let count = names.len().saturating_sub(1).to_string();
+            let machines = match names.len().saturating_sub(1) {
+                1 => "1 machine is".to_owned(),
+                count => format!("{count} machines are"),
+            };
             Err(Slug::NoSuchMachine.problem(&[
                 ("name", &quoted(words)),
-                ("n", &count),
+                ("machines", &machines),
                 ("suggestion", &suggestion),
             ]))
         }

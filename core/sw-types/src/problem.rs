@@ -167,7 +167,7 @@ slugs! {
         "an admin opens Access and adds a rule; samewire explain {peer}:{port} shows what to add"
     NoSuchMachine "no-such-machine" Error 1
         "no machine is called {name}."
-        "{n} machines are visible from here"
+        "{machines} visible from here"
         "{suggestion}samewire status lists all"
     NameAmbiguous "name-ambiguous" Error 2
         "{name} fits {n} machines: {list}."
