@@ -15,6 +15,18 @@ pub use status::{ExitNodeStatus, PeerStatus, PingResult, Status, TailnetStatus};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+/// Types of DNS records that a query may name, with their numbers (RFC 1035 §3.2.2, RFC 3596, RFC 2782).
+pub const DNS_TYPES: [(&str, u16); 9] = [
+    ("A", 1),
+    ("NS", 2),
+    ("CNAME", 5),
+    ("SOA", 6),
+    ("PTR", 12),
+    ("MX", 15),
+    ("TXT", 16),
+    ("AAAA", 28),
+    ("SRV", 33),
+];
 /// Where the daemon listens (architecture.md §10.1).
 pub const SOCKET_PATH: &str = "/run/samewire/samewire.sock";
 /// Where official daemons listen.

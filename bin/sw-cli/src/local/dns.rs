@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use sw_types::local::{Prefs, Problem, Status};
+use sw_types::local::{DNS_TYPES, Prefs, Problem, Status};
 use sw_types::problem::quoted;
 
 use super::client::escape;
@@ -130,18 +130,6 @@ fn show_status(context: &Context, status: &Status, all: bool, as_json: bool) -> 
     Ok(())
 }
 
-const KINDS: [(&str, u16); 9] = [
-    ("A", 1),
-    ("NS", 2),
-    ("CNAME", 5),
-    ("SOA", 6),
-    ("PTR", 12),
-    ("MX", 15),
-    ("TXT", 16),
-    ("AAAA", 28),
-    ("SRV", 33),
-];
-
 /// One record of an answer.
 struct Record {
     name: String,
@@ -152,8 +140,8 @@ struct Record {
 
 fn query(context: &Context, name: &str, kind: &str, as_json: bool) -> Outcome {
     let kind = kind.to_ascii_uppercase();
-    if !KINDS.iter().any(|(word, _)| *word == kind) {
-        let known: Vec<&str> = KINDS.iter().map(|(word, _)| *word).collect();
+    if !DNS_TYPES.iter().any(|(word, _)| *word == kind) {
+        let known: Vec<&str> = DNS_TYPES.iter().map(|(word, _)| *word).collect();
         return Err(misuse(format!("{} is no type of record.", quoted(&kind)), known.join(", ")));
     }
     let path = format!("/localapi/v0/dns-query?name={}&type={kind}", escape(name));
@@ -164,7 +152,7 @@ fn query(context: &Context, name: &str, kind: &str, as_json: bool) -> Outcome {
         return Err(Problem::other("the answer was not understood.", "", "samewire dns status").into());
     };
     let word = |kind: u16| {
-        let known = KINDS.iter().find(|(_, number)| *number == kind);
+        let known = DNS_TYPES.iter().find(|(_, number)| *number == kind);
         known.map_or_else(|| format!("TYPE{kind}"), |(word, _)| (*word).to_owned())
     };
     let code = match code {

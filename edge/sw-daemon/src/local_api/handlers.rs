@@ -7,7 +7,7 @@ use base64::Engine as _;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use serde_json::json;
-use sw_types::local::{MaskedPrefs, Prefs, Problem, StartOptions};
+use sw_types::local::{DNS_TYPES, MaskedPrefs, Prefs, Problem, StartOptions};
 use sw_types::{NodeId, UserId};
 
 use super::{Caller, ResponseBody, capture, json as json_response, text, watch};
@@ -276,19 +276,9 @@ async fn ping(core: &CoreHandle, query: &BTreeMap<String, String>) -> Response<R
 
 /// Asks the daemon's own resolver (localapi-cli.md §A3).
 async fn dns_query(core: &CoreHandle, name: &str, kind: &str) -> Result<Response<ResponseBody>, Stopped> {
-    const KINDS: [(&str, u16); 10] = [
-        ("", 1),
-        ("A", 1),
-        ("NS", 2),
-        ("CNAME", 5),
-        ("SOA", 6),
-        ("PTR", 12),
-        ("MX", 15),
-        ("TXT", 16),
-        ("AAAA", 28),
-        ("SRV", 33),
-    ];
-    let kind = KINDS.iter().find(|(word, _)| word.eq_ignore_ascii_case(kind)).map(|(_, kind)| *kind);
+    // The address is what is asked for when nothing is said.
+    let kind = if kind.is_empty() { "A" } else { kind };
+    let kind = DNS_TYPES.iter().find(|(word, _)| word.eq_ignore_ascii_case(kind)).map(|(_, kind)| *kind);
     let bare = name.trim_end_matches('.');
     let is_name = bare.len() < 254 && bare.split('.').all(|label| (1..64).contains(&label.len()));
     let Some(question) = kind.filter(|_| is_name).map(|kind| sw_node::resolve::query(1, bare, kind)) else {
