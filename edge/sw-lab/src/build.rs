@@ -9,7 +9,7 @@ use crate::leftovers::run_dir;
 use crate::namespace::{NETNS_ETC_DIR, command_in, ip_batch, name_of, nft, sysctl};
 use crate::plan::{Plan, Responder, Room, UPNP_PORT};
 use crate::server::host_name;
-use crate::{Interrupt, LabError, cable};
+use crate::{Interrupt, LabError, cable, stand_in};
 
 /// Builds the rooms of `plan`. What was made before an error is removed by the caller.
 ///
@@ -118,7 +118,7 @@ fn write_etc_files(lab: &str, plan: &Plan, server: Option<&str>) -> Result<(), L
         std::fs::write(dir.join("hosts"), &hosts).map_err(failed)?;
         std::fs::write(dir.join("nsswitch.conf"), "hosts: files dns\n").map_err(failed)?;
     }
-    Ok(())
+    stand_in::put().map_err(failed)
 }
 
 fn start_responder(samewire: &Path, lab: &str, room: &str, responder: &Responder) -> Result<(), LabError> {

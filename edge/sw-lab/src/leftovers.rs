@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::LabError;
+use crate::{LabError, stand_in};
 use crate::namespace::{NETNS_DIR, NETNS_ETC_DIR, PREFIX, ip_batch};
 
 /// How long programs get to end by themselves.
@@ -106,7 +106,9 @@ fn remove(lab: Option<&str>) -> Result<(), LabError> {
     }
     // The directory of replaced files is ours only as long as it is empty; then it was we who made it.
     let _shared = std::fs::remove_dir(NETNS_ETC_DIR);
-    Ok(())
+    stand_in::remove().map_err(|e| {
+        LabError::new("lab-files", "a file that the lab put into \"/etc\" cannot be removed.").why(e.to_string())
+    })
 }
 
 /// Ends what runs in `namespaces`, first by asking.
@@ -154,7 +156,8 @@ fn is_zombie(pid: i32) -> bool {
     stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z'))
 }
 
-fn names_in(directory: &str) -> Vec<String> {
+/// Returns the sorted names of what is in `directory`; none where it is not there.
+pub(crate) fn names_in(directory: &str) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
     let mut names: Vec<String> = entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect();
     names.sort_unstable();

@@ -34,6 +34,7 @@ mod portmap;
 mod programs;
 mod server;
 mod software;
+mod stand_in;
 mod topology;
 mod world;
 

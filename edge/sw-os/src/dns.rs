@@ -90,9 +90,7 @@ impl Dns {
 
     /// Returns the nameservers and search domains that hold without us.
     pub fn base(&self) -> ResolvConf {
-        let backup = direct::backup_path(&self.root);
-        let path = if backup.exists() { backup } else { direct::path(&self.root) };
-        let mut base = ResolvConf::parse(&std::fs::read_to_string(path).unwrap_or_default());
+        let mut base = ResolvConf::parse(&direct::original(&self.root));
         base.nameservers.retain(|address| !is_own_resolver(*address));
         base
     }
@@ -162,15 +160,28 @@ fn detect_mode(root: &Path) -> DnsMode {
 
 /// Whether this process lives in a network namespace of its own while `resolv.conf` is that of process 1.
 fn shares_resolv_conf_with_another_network(root: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let identity = |path: &Path| std::fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
     let own_network = identity(Path::new("/proc/self/ns/net"));
     let first_network = identity(Path::new("/proc/1/ns/net"));
     if own_network.is_none() || first_network.is_none() || own_network == first_network {
         return false;
     }
-    let own = identity(&direct::path(root));
-    own.is_some() && own == identity(Path::new("/proc/1/root/etc/resolv.conf"))
+    is_one_file(root, Path::new("/proc/1/root"))
+}
+
+/// Whether `resolv.conf` is one file under both roots, or would be: where none has it, it is one as soon as one
+/// of them writes it.
+fn is_one_file(own: &Path, other: &Path) -> bool {
+    let identities = [own, other].map(|root| {
+        let path = direct::path(root);
+        identity(&path).or_else(|| identity(path.parent()?))
+    });
+    identities[0].is_some() && identities[0] == identities[1]
+}
+
+/// Returns what tells one file from all others.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok()
 }
 
 /// Runs a program of the system with `input` on its standard input.
@@ -259,6 +270,45 @@ mod tests {
         Dns::with_root("samewire0", &root.0).apply(&config()).expect("writable");
         Dns::with_root("samewire0", &root.0).restore().expect("restorable");
         assert_eq!(root.text(), before);
+    }
+
+    #[test]
+    fn what_a_mount_point_said_stays_in_it() {
+        let before = "nameserver 192.0.2.53\nsearch lan\n";
+        let root = Root::new("mounted", before);
+        // Like a mount point, a file that cannot be renamed over: its backup's name is taken by a directory.
+        std::fs::create_dir_all(root.0.join("etc/resolv.pre-samewire-backup.conf/full")).expect("writable");
+        let mut dns = Dns::with_root("samewire0", &root.0);
+        for _again in 0..2 {
+            dns.apply(&config()).expect("writable");
+            assert_eq!(dns.base().nameservers, ["192.0.2.53".parse::<IpAddr>().expect("an address")]);
+            assert_eq!(ResolvConf::parse(&root.text()).nameservers, config().nameservers);
+        }
+        dns.restore().expect("restorable");
+        assert_eq!(root.text(), before);
+    }
+
+    #[test]
+    fn a_missing_file_is_shared_where_its_directory_is() {
+        let (one, two) = (Root::new("one", ""), Root::new("two", ""));
+        assert!(is_one_file(&one.0, &one.0));
+        assert!(!is_one_file(&one.0, &two.0));
+        for root in [&one, &two] {
+            std::fs::remove_file(root.0.join("etc/resolv.conf")).expect("our own file");
+        }
+        assert!(is_one_file(&one.0, &one.0));
+        assert!(!is_one_file(&one.0, &two.0));
+    }
+
+    #[test]
+    fn a_machine_without_the_file_is_without_it_again() {
+        let root = Root::new("none", "");
+        std::fs::remove_file(root.0.join("etc/resolv.conf")).expect("our own file");
+        let mut dns = Dns::with_root("samewire0", &root.0);
+        dns.apply(&config()).expect("writable");
+        assert!(root.text().contains("nameserver 100.100.100.100"));
+        dns.restore().expect("restorable");
+        assert!(!root.0.join("etc/resolv.conf").exists());
     }
 
     #[test]

@@ -14,13 +14,16 @@ use crate::scene::{SOON, missing, skip, turn};
 
 const SAMEWIRE: &str = env!("CARGO_BIN_EXE_samewire");
 
-/// Own `/run`, `/sys` and `/etc/netns`, then a process that holds the island.
-const FOUND_ISLAND: &str = "mkdir -p /etc/netns && mount -t tmpfs none /run && mount -t tmpfs none /etc/netns \
-                            && mount -t sysfs none /sys && ip link set lo up && exec sleep 600";
+/// Own `/run`, `/sys` and `/etc`, the last without the files that rooms have of their own, then a process that holds
+/// the island.
+const FOUND_ISLAND: &str = "mount -t tmpfs none /run && cp -a /etc /run/etc && rm -rf /run/etc/netns \
+                            && rm -f /run/etc/resolv.conf /run/etc/hosts /run/etc/nsswitch.conf \
+                            && mount --bind /run/etc /etc && mount -t sysfs none /sys && ip link set lo up \
+                            && exec sleep 600";
 
 /// Everything of a lab that the system knows, one thing a line; no line is good.
-const LOOK: &str = "ip -o netns list; ip -o link | grep -v ' lo:'; nft list tables; ls -d /run/swl-* /etc/netns/*; \
-                    ps -eo pid,args | grep -v -e 'sleep 600' -e 'ps -eo' -e 'sh -c' -e grep -e PID -e defunct";
+const LOOK: &str = "ip -o netns list; ip -o link | grep -v ' lo:'; nft list tables; \
+                    ls -d /run/swl-* /etc/netns/* /etc/resolv.conf /etc/hosts /etc/nsswitch.conf; ps -eo pid,args | grep -v -e 'sleep 600' -e 'ps -eo' -e 'sh -c' -e grep -e PID -e defunct";
 
 /// How far the demo is when it is hit.
 #[derive(Clone, Copy, Debug)]
@@ -77,8 +80,6 @@ impl Drop for Island {
     fn drop(&mut self) {
         drop(self.holder.kill());
         drop(self.holder.wait());
-        // Made for the island if it was not there; others' files keep it.
-        drop(std::fs::remove_dir("/etc/netns"));
     }
 }
 
@@ -123,6 +124,22 @@ fn hit_half_way(half: Half, signal: Signal) {
     let down = island.run(SAMEWIRE, &["lab", "down", "--all"]);
     assert!(down.status.success(), "{}", String::from_utf8_lossy(&down.stderr));
     assert_eq!(island.look(), "", "{half:?}, {signal:?}");
+}
+
+#[test]
+fn a_machine_without_resolver_files_runs_the_demo_and_has_none_after() {
+    if missing("a demo without resolver files", &[], sw_lab::Software::None) {
+        return;
+    }
+    let _turn = turn();
+    let Some(island) = Island::found() else {
+        skip("a demo without resolver files: new namespaces cannot be made here");
+        return;
+    };
+    let demo = island.run(SAMEWIRE, &["lab", "demo"]);
+    let said = String::from_utf8_lossy(&demo.stdout);
+    assert!(demo.status.success(), "{said}{}", String::from_utf8_lossy(&demo.stderr));
+    assert_eq!(island.look(), "");
 }
 
 #[test]

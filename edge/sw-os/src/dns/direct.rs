@@ -1,11 +1,14 @@
 //! A plain `/etc/resolv.conf`: kept aside while ours is in place.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use super::resolv_conf::{is_ours as text_is_ours, render};
 use super::{DnsConfig, DnsError};
+
+/// What stands before the lines of the file that ours took the place of.
+const KEPT_HEAD: &str = "\n# Before samewire:\n";
+const KEPT_LINE: &str = "#~ ";
 
 pub(super) fn path(root: &Path) -> PathBuf {
     root.join("etc/resolv.conf")
@@ -19,43 +22,70 @@ pub(super) fn is_ours(root: &Path) -> bool {
     fs::read_to_string(path(root)).is_ok_and(|text| text_is_ours(&text))
 }
 
+/// Returns the text that holds without us.
+pub(super) fn original(root: &Path) -> String {
+    let text = fs::read_to_string(path(root)).unwrap_or_default();
+    if let Some(kept) = kept_in(&text) {
+        return kept;
+    }
+    fs::read_to_string(backup_path(root)).unwrap_or(text)
+}
+
 pub(super) fn apply(root: &Path, config: &DnsConfig) -> Result<(), DnsError> {
     let (path, backup) = (path(root), backup_path(root));
-    if path.symlink_metadata().is_ok() && !is_ours(root) {
-        move_file(&path, &backup)?;
-    }
-    replace(&path, render(config).as_bytes())
+    let old = fs::read_to_string(&path).unwrap_or_default();
+    let kept = if text_is_ours(&old) {
+        kept_in(&old)
+    } else if path.symlink_metadata().is_err() || fs::rename(&path, &backup).is_ok() {
+        None
+    } else {
+        // A mount point of its own (containers, rooms of `ip netns exec`). The directory around it belongs to
+        // others, who would take a backup there for theirs: what the file said stays in the file.
+        Some(old)
+    };
+    replace(&path, with_kept(render(config), kept.as_deref()).as_bytes())
 }
 
 pub(super) fn restore(root: &Path) -> Result<(), DnsError> {
     let (path, backup) = (path(root), backup_path(root));
-    if backup.symlink_metadata().is_err() {
-        if is_ours(root) {
-            // There was no file before ours.
-            return fs::remove_file(&path).map_err(|source| DnsError::File { path, source });
-        }
-        return Ok(());
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| DnsError::File { path, source }
+    };
+    let text = fs::read_to_string(&path).unwrap_or_default();
+    if let Some(kept) = kept_in(&text) {
+        return fs::write(&path, kept).map_err(failed(&path));
     }
-    if path.symlink_metadata().is_err() || is_ours(root) {
-        return move_file(&backup, &path);
+    let is_free = path.symlink_metadata().is_err() || text_is_ours(&text);
+    match (backup.symlink_metadata().is_ok(), is_free) {
+        (true, true) => fs::rename(&backup, &path).map_err(failed(&path)),
+        // Somebody wrote a newer file of their own: that one counts.
+        (true, false) => fs::remove_file(&backup).map_err(failed(&backup)),
+        // There was no file before ours.
+        (false, true) if !text.is_empty() => fs::remove_file(&path).map_err(failed(&path)),
+        (false, _) => Ok(()),
     }
-    // Somebody wrote a newer file of their own: that one counts.
-    fs::remove_file(&backup).map_err(|source| DnsError::File { path: backup, source })
 }
 
-/// Renames, or copies where the target is a mount point of its own (containers).
-fn move_file(from: &Path, to: &Path) -> Result<(), DnsError> {
-    if fs::rename(from, to).is_ok() {
-        return Ok(());
-    }
-    let text = fs::read(from).map_err(|source| DnsError::File { path: from.to_owned(), source })?;
-    fs::write(to, text).map_err(|source| DnsError::File { path: to.to_owned(), source })?;
-    match fs::remove_file(from) {
-        Err(error) if error.kind() != io::ErrorKind::ResourceBusy => {
-            Err(DnsError::File { path: from.to_owned(), source: error })
+/// Adds the lines of the file before ours, as comments.
+fn with_kept(mut text: String, kept: Option<&str>) -> String {
+    if let Some(kept) = kept {
+        text.push_str(KEPT_HEAD);
+        for line in kept.lines() {
+            text.push_str(KEPT_LINE);
+            text.push_str(line);
+            text.push('\n');
         }
-        Ok(()) | Err(_) => Ok(()),
     }
+    text
+}
+
+/// Returns the text that [`with_kept`] added.
+fn kept_in(text: &str) -> Option<String> {
+    let (_, kept) = text.split_once(KEPT_HEAD)?;
+    Some(kept.lines().filter_map(|line| line.strip_prefix(KEPT_LINE)).fold(String::new(), |text, line| {
+        text + line + "\n"
+    }))
 }
 
 /// Replaces the file in one step where the directory allows it.
