@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{LabError, stand_in};
 use crate::namespace::{NETNS_DIR, NETNS_ETC_DIR, PREFIX, ip_batch};
+use crate::{LabError, stand_in};
 
 /// How long programs get to end by themselves.
 const GRACE: Duration = Duration::from_secs(2);
@@ -107,7 +107,8 @@ fn remove(lab: Option<&str>) -> Result<(), LabError> {
     // The directory of replaced files is ours only as long as it is empty; then it was we who made it.
     let _shared = std::fs::remove_dir(NETNS_ETC_DIR);
     stand_in::remove().map_err(|e| {
-        LabError::new("lab-files", "a file that the lab put into \"/etc\" cannot be removed.").why(e.to_string())
+        LabError::new("lab-files", "a file that the lab put into \"/etc\" cannot be removed.")
+            .why(e.to_string())
     })
 }
 

@@ -33,8 +33,8 @@ pub(crate) fn remove() -> io::Result<()> {
     if names_in(NETNS_ETC_DIR).iter().any(|name| name.starts_with(PREFIX)) {
         return Ok(());
     }
-    let ours = paths().filter(|path| std::fs::read_to_string(path).is_ok_and(|text| text == TEXT));
-    ours.map(std::fs::remove_file).collect()
+    let mut ours = paths().filter(|path| std::fs::read_to_string(path).is_ok_and(|text| text == TEXT));
+    ours.try_for_each(std::fs::remove_file)
 }
 
 fn paths() -> impl Iterator<Item = PathBuf> {

@@ -83,9 +83,11 @@ fn with_kept(mut text: String, kept: Option<&str>) -> String {
 /// Returns the text that [`with_kept`] added.
 fn kept_in(text: &str) -> Option<String> {
     let (_, kept) = text.split_once(KEPT_HEAD)?;
-    Some(kept.lines().filter_map(|line| line.strip_prefix(KEPT_LINE)).fold(String::new(), |text, line| {
-        text + line + "\n"
-    }))
+    Some(
+        kept.lines()
+            .filter_map(|line| line.strip_prefix(KEPT_LINE))
+            .fold(String::new(), |text, line| text + line + "\n"),
+    )
 }
 
 /// Replaces the file in one step where the directory allows it.
