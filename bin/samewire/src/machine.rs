@@ -14,6 +14,9 @@ const WORKERS_SERVING: usize = 4;
 /// Word before the problem that ended the start, in the notice to whoever started the daemon.
 pub(crate) const PROBLEM_NOTICE: &str = "X_SAMEWIRE_PROBLEM=";
 
+/// Word before what the start is waiting for (sd_notify(3)).
+pub(crate) const STEP_NOTICE: &str = "STATUS=";
+
 /// Runs the daemon until it is told to stop; `when_ready` is called once local programs can use it.
 pub fn run(args: &DaemonArgs, socket: Option<PathBuf>, when_ready: impl FnOnce()) -> ExitCode {
     if args.background {

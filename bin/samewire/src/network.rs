@@ -13,6 +13,7 @@ use sw_control::{Server, ServerConfig};
 use sw_daemon::{DaemonConfig, Port, Problem, StunAnswer};
 use sw_net::acme::{AcmeError, AcmeWish, Entrance, HttpProofs, Keeper, LETS_ENCRYPT};
 use sw_net::front::{Front, FrontLimits, Router};
+use sw_net::portmap::{OpenUdp, PortMapper, Progress, Service, Want};
 use sw_net::tls::{CertStore, Identity};
 use sw_os::Interfaces;
 use sw_types::problem::Slug;
@@ -20,6 +21,7 @@ use sw_types::{HTTP_PORT, HTTPS_PORT};
 
 use crate::first_run::reach::{Facts, Reach, Via};
 use crate::first_run::screen::Certificate;
+use crate::machine::STEP_NOTICE;
 use crate::serving::{Place, Serving};
 
 const PLAN_FILE: &str = "network.json";
@@ -30,7 +32,10 @@ const GRACE: Duration = Duration::from_secs(2);
 const CERTIFICATE_LIMIT: Duration = Duration::from_secs(15);
 /// The certificate that tells the relay's key is good for 30 days (derp.md §3).
 const META_RENEWAL: Duration = Duration::from_secs(20 * 24 * 3600);
-/// How long the start waits for a router to map a port.
+/// How long the start waits for a sign that the router maps ports. Routers that do answer in milliseconds, and lost
+/// questions are sent again in this time.
+const ROUTER_LIMIT: Duration = Duration::from_millis(1200);
+/// How long a router that gave the sign may take to map the port.
 const MAPPING_LIMIT: Duration = Duration::from_secs(4);
 
 /// What was decided when the network was made.
@@ -137,7 +142,7 @@ pub struct Network {
     server: Server,
     serving: Arc<Serving>,
     front: Front,
-    mapper: Option<sw_net::portmap::PortMapper>,
+    mapper: Option<PortMapper>,
     upkeep: tokio::task::JoinHandle<()>,
 }
 
@@ -251,6 +256,7 @@ async fn first_certificate(keeper: Option<&Keeper>, reach: &Reach) -> (Option<Id
     if let Some(kept) = kept {
         return (Some(kept), Certificate::Public(host));
     }
+    tell_step("asking the certificate authority");
     match tokio::time::timeout(CERTIFICATE_LIMIT, keeper.renew()).await {
         Ok(Ok(new)) => (Some(new), Certificate::Public(host)),
         // No Internet is no fault: machines pin the key, and there is nobody else to convince.
@@ -303,32 +309,42 @@ async fn upkeep(
 }
 
 /// Asks the router for the server's TCP port, where only a router keeps others out; the node maps UDP by itself.
-async fn map_port(facts: &mut Facts) -> Option<sw_net::portmap::PortMapper> {
+async fn map_port(facts: &mut Facts) -> Option<PortMapper> {
     let is_behind = matches!(Reach::decide(facts), Reach::LanBehindRouter { .. });
     let (Some(IpAddr::V4(gateway)), true) = (facts.router, is_behind) else { return None };
     let local = sw_os::host::source_address_for(SocketAddr::new(gateway.into(), 9));
     let Some(IpAddr::V4(local)) = local else { return None };
-    let open: sw_net::portmap::OpenUdp = Arc::new(|local| {
+    let open: OpenUdp = Arc::new(|local| {
         let socket = std::net::UdpSocket::bind((local, 0))?;
         socket.set_nonblocking(true)?;
         tokio::net::UdpSocket::from_std(socket)
     });
     let (changes, mut heard) = tokio::sync::mpsc::channel(4);
-    let mapper = sw_net::portmap::PortMapper::spawn(open, changes);
+    let mapper = PortMapper::spawn(open, changes);
     let transport = sw_proto::portmap::Transport::Tcp;
-    mapper.set(Some(sw_net::portmap::Want { gateway, local, port: facts.port, transport }));
-    let mapping = tokio::time::timeout(MAPPING_LIMIT, heard.recv()).await.ok().flatten().flatten();
+    mapper.set(Some(Want { gateway, local, port: facts.port, transport }));
+    tell_step("asking the router for a port");
+    let mut progress = mapper.progress();
+    let _sign = tokio::time::timeout(ROUTER_LIMIT, progress.wait_for(|now| *now != Progress::Asking)).await;
+    let can_map = *mapper.progress().borrow() != Progress::Asking;
+    let limit = if can_map { MAPPING_LIMIT } else { Duration::ZERO };
+    let mapping = tokio::time::timeout(limit, heard.recv()).await.ok().flatten().flatten();
     facts.mapped = mapping.map(|mapping| {
         let by = match mapping.service {
-            sw_net::portmap::Service::Pcp => Via::Pcp,
-            sw_net::portmap::Service::NatPmp => Via::NatPmp,
-            sw_net::portmap::Service::Upnp => Via::Upnp,
+            Service::Pcp => Via::Pcp,
+            Service::NatPmp => Via::NatPmp,
+            Service::Upnp => Via::Upnp,
         };
         (mapping.external, by)
     });
     // Renewals go on; what changes later is told by `samewire check`.
     tokio::spawn(async move { while heard.recv().await.is_some() {} });
     Some(mapper)
+}
+
+/// What the start is waiting for, to whoever started the daemon.
+fn tell_step(what: &str) {
+    let _no_service_manager = sw_os::service::notify(&format!("{STEP_NOTICE}{what}\n"));
 }
 
 fn place(reach: &Reach, facts: &Facts, listen: SocketAddr, has_port_80: bool) -> Place {

@@ -1,10 +1,12 @@
-//! Asks the router for a port: PCP, else NAT-PMP, else UPnP IGD (stun-netcheck.md §8).
+//! Asks the router for a port: by PCP, NAT-PMP or UPnP IGD (stun-netcheck.md §8), all asked at once and liked in this
+//! order.
 //!
 //! One task holds at most one mapping: it renews it, gives it back when it is no longer wanted, and tells changes.
 //! What is wanted (router, own address, port) is the owner's to say; so is when that changes.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +32,9 @@ const RETRY: Duration = Duration::from_secs(300);
 const RETRY_RENEWAL: Duration = Duration::from_secs(20);
 /// A request is sent again when these are over.
 const PATIENCE: [Duration; 3] =
-    [Duration::from_millis(250), Duration::from_millis(500), Duration::from_millis(1000)];
+    [Duration::from_millis(250), Duration::from_millis(250), Duration::from_millis(500)];
+/// How much longer a better service may take once another has answered: routers answer in milliseconds.
+const GRACE: Duration = Duration::from_millis(250);
 /// For finding a UPnP router, and for each question to it.
 const UPNP_LIMIT: Duration = Duration::from_secs(3);
 /// Giving a mapping back must not hold up the end of the program.
@@ -69,10 +73,22 @@ pub struct Mapping {
     pub service: Service,
 }
 
+/// How far the first attempt is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing that can map ports has answered yet.
+    Asking,
+    /// Something has, and is being asked for the port.
+    Answered,
+    /// The outcome was told; without a mapping it was `None`.
+    Settled,
+}
+
 /// The handle of the task.
 #[derive(Debug)]
 pub struct PortMapper {
     want: watch::Sender<Option<Want>>,
+    progress: watch::Receiver<Progress>,
     task: JoinHandle<()>,
 }
 
@@ -81,7 +97,15 @@ impl PortMapper {
     #[must_use]
     pub fn spawn(open: OpenUdp, changes: mpsc::Sender<Option<Mapping>>) -> Self {
         let (want, wants) = watch::channel(None);
-        Self { want, task: tokio::spawn(Task { open, changes, held: None }.run(wants)) }
+        let (told, progress) = watch::channel(Progress::Asking);
+        let task = Task { open, changes, progress: told, held: None };
+        Self { want, progress, task: tokio::spawn(task.run(wants)) }
+    }
+
+    /// Where the first attempt is, and when that changes.
+    #[must_use]
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.clone()
     }
 
     /// Says what is wanted; `None` gives back what is held.
@@ -134,6 +158,7 @@ enum Lease {
 struct Task {
     open: OpenUdp,
     changes: mpsc::Sender<Option<Mapping>>,
+    progress: watch::Sender<Progress>,
     held: Option<Held>,
 }
 
@@ -150,7 +175,7 @@ impl Task {
                 (Some(want), _) => {
                     tokio::select! {
                         changed = wants.changed() => if changed.is_ok() { continue } else { break },
-                        made = make(&self.open, want, self.held.as_ref()) => Some(self.after(made).await),
+                        made = self.make(want) => Some(self.after(made).await),
                     }
                 }
             };
@@ -187,7 +212,8 @@ impl Task {
             }
             Err(error) => {
                 tracing::debug!(%error, "port mapping");
-                if self.held.as_ref().is_some_and(|held| held.ends_at <= now) {
+                let is_lost = self.held.as_ref().is_some_and(|held| held.ends_at <= now);
+                if is_lost || *self.progress.borrow() != Progress::Settled {
                     self.held = None;
                     self.tell(None).await;
                 }
@@ -222,33 +248,92 @@ impl Task {
     async fn tell(&self, mapping: Option<Mapping>) {
         // The owner may have gone.
         let _stopping = self.changes.send(mapping).await;
+        self.progress.send_replace(Progress::Settled);
     }
-}
 
-/// Makes a mapping, or renews the one held, by the service that worked last or the first that works.
-async fn make(open: &OpenUdp, want: Want, held: Option<&Held>) -> Result<Held, Failed> {
-    let wished = held.map_or(want.port, |held| held.mapping.external.port());
-    let nonce = match held {
-        Some(Held { lease: Lease::Pcp(nonce), .. }) => *nonce,
-        Some(_) | None => {
-            let mut bytes = [0; 12];
-            getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-            pcp::Nonce(bytes)
+    fn has_answered(&self) {
+        self.progress.send_if_modified(|progress| {
+            let is_first = *progress == Progress::Asking;
+            if is_first {
+                *progress = Progress::Answered;
+            }
+            is_first
+        });
+    }
+
+    /// Renews the mapping that is held, or finds a service that makes one.
+    async fn make(&self, want: Want) -> Result<Held, Failed> {
+        let Some(held) = &self.held else { return self.find(want, want.port).await };
+        let wished = held.mapping.external.port();
+        let renewed = match &held.lease {
+            Lease::Pcp(nonce) => map_pcp(&self.open, want, *nonce, wished).await,
+            Lease::NatPmp => {
+                let ip = ask_external(&self.open, want).await;
+                match ip {
+                    Ok(ip) => map_nat_pmp(&self.open, want, ip, wished).await,
+                    Err(error) => Err(error),
+                }
+            }
+            Lease::Upnp(gateway) => map_upnp(gateway.clone(), want, wished).await,
+        };
+        // A router that was changed for another.
+        if renewed.is_err() { self.find(want, wished).await } else { renewed }
+    }
+
+    /// Asks all three services at once: a router that knows none must not be waited for three times.
+    async fn find(&self, want: Want, wished: u16) -> Result<Held, Failed> {
+        let mut by_port_control = pin!(self.find_port_control(want, wished));
+        let gateway = {
+            let mut search = pin!(search_upnp(want));
+            tokio::select! {
+                biased;
+                made = &mut by_port_control => match made {
+                    Ok(held) => return Ok(held),
+                    Err(_) => search.await?,
+                },
+                found = &mut search => match found {
+                    Ok(gateway) => {
+                        self.has_answered();
+                        if let Ok(Ok(held)) = timeout(GRACE, by_port_control).await {
+                            return Ok(held);
+                        }
+                        gateway
+                    }
+                    Err(_) => return by_port_control.await,
+                },
+            }
+        };
+        self.has_answered();
+        map_upnp(Box::new(gateway), want, wished).await
+    }
+
+    /// By PCP, else by NAT-PMP.
+    async fn find_port_control(&self, want: Want, wished: u16) -> Result<Held, Failed> {
+        let mut bytes = [0; 12];
+        getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+        let mut external = pin!(ask_external(&self.open, want));
+        let mut early = None;
+        let by_pcp = {
+            let mut by_pcp = pin!(map_pcp(&self.open, want, pcp::Nonce(bytes), wished));
+            tokio::select! {
+                biased;
+                made = &mut by_pcp => made,
+                ip = &mut external => {
+                    early = Some(ip);
+                    timeout(GRACE, by_pcp).await.unwrap_or(Err(Failed::Silent))
+                }
+            }
+        };
+        if by_pcp.is_ok() {
+            return by_pcp;
         }
-    };
-    if !matches!(held, Some(Held { lease: Lease::NatPmp | Lease::Upnp(_), .. }))
-        && let Ok((external, secs)) = ask_pcp(open, want, nonce, wished, LIFETIME_SECS).await
-    {
-        return Ok(Held::new(want, external, Service::Pcp, Lease::Pcp(nonce), secs));
+        let ip = match early {
+            Some(ip) => ip?,
+            None => external.await?,
+        };
+        self.has_answered();
+        map_nat_pmp(&self.open, want, ip, wished).await
     }
-    if !matches!(held, Some(Held { lease: Lease::Upnp(_), .. }))
-        && let Ok((external, secs)) = map_nat_pmp(open, want, wished).await
-    {
-        return Ok(Held::new(want, external, Service::NatPmp, Lease::NatPmp, secs));
-    }
-    let (gateway, external) =
-        timeout(UPNP_LIMIT * 2, map_upnp(want, wished)).await.map_err(|_| Failed::Silent)??;
-    Ok(Held::new(want, external, Service::Upnp, Lease::Upnp(Box::new(gateway)), LIFETIME_SECS))
 }
 
 impl Held {
@@ -293,13 +378,22 @@ async fn ask_pcp(
     Ok((external, secs))
 }
 
-async fn map_nat_pmp(open: &OpenUdp, want: Want, wished: u16) -> Result<(SocketAddr, u32), Failed> {
-    let ip = ask(open, want, &natpmp::EXTERNAL_REQUEST, |bytes| match natpmp::Response::parse(bytes) {
+async fn map_pcp(open: &OpenUdp, want: Want, nonce: pcp::Nonce, wished: u16) -> Result<Held, Failed> {
+    let (external, secs) = ask_pcp(open, want, nonce, wished, LIFETIME_SECS).await?;
+    Ok(Held::new(want, external, Service::Pcp, Lease::Pcp(nonce), secs))
+}
+
+/// The router's address outside, by NAT-PMP.
+async fn ask_external(open: &OpenUdp, want: Want) -> Result<Ipv4Addr, Failed> {
+    ask(open, want, &natpmp::EXTERNAL_REQUEST, |bytes| match natpmp::Response::parse(bytes) {
         Ok(natpmp::Response::External { ip, .. }) => Some(ip.ok_or(Failed::Refused)),
         Ok(natpmp::Response::Refused { .. }) => Some(Err(Failed::Refused)),
         Ok(natpmp::Response::Mapped { .. }) | Err(natpmp::NotNatPmp) => None,
     })
-    .await??;
+    .await?
+}
+
+async fn map_nat_pmp(open: &OpenUdp, want: Want, ip: Ipv4Addr, wished: u16) -> Result<Held, Failed> {
     let request = natpmp::map_request(want.transport, want.port, wished, LIFETIME_SECS);
     let (port, secs) = ask(open, want, &request, |bytes| match natpmp::Response::parse(bytes) {
         Ok(natpmp::Response::Mapped { internal_port, external_port, lifetime_secs, .. })
@@ -313,7 +407,8 @@ async fn map_nat_pmp(open: &OpenUdp, want: Want, wished: u16) -> Result<(SocketA
         }
     })
     .await??;
-    Ok((SocketAddrV4::new(ip, port).into(), secs))
+    let external = SocketAddrV4::new(ip, port).into();
+    Ok(Held::new(want, external, Service::NatPmp, Lease::NatPmp, secs))
 }
 
 /// Sends a request until an answer that `read` takes comes from the router, and nobody else.
@@ -343,25 +438,33 @@ async fn ask<T>(
     Err(Failed::Silent)
 }
 
-async fn map_upnp(want: Want, wished: u16) -> Result<(Gateway<Tokio>, SocketAddr), Failed> {
-    let failed = |error: &dyn std::fmt::Display| Failed::Upnp(error.to_string());
+async fn search_upnp(want: Want) -> Result<Gateway<Tokio>, Failed> {
     let mut options = SearchOptions::default();
     options.bind_addr = (want.local, 0).into();
     options.timeout = Some(UPNP_LIMIT);
     options.single_search_timeout = Some(UPNP_LIMIT);
-    let gateway = igd_next::aio::tokio::search_gateway(options).await.map_err(|error| failed(&error))?;
-    let ip = gateway.get_external_ip().await.map_err(|error| failed(&error))?;
-    let local = SocketAddr::from((want.local, want.port));
-    let protocol = upnp_protocol(want.transport);
-    let port = match gateway.add_port(protocol, wished, local, LIFETIME_SECS, DESCRIPTION).await {
-        Ok(()) => wished,
-        // Taken by another machine, or the router chooses itself.
-        Err(_) => {
-            let any = gateway.add_any_port(protocol, local, LIFETIME_SECS, DESCRIPTION).await;
-            any.map_err(|error| failed(&error))?
-        }
+    let found = igd_next::aio::tokio::search_gateway(options).await;
+    found.map_err(|error| Failed::Upnp(error.to_string()))
+}
+
+async fn map_upnp(gateway: Box<Gateway<Tokio>>, want: Want, wished: u16) -> Result<Held, Failed> {
+    let failed = |error: &dyn std::fmt::Display| Failed::Upnp(error.to_string());
+    let asked = async {
+        let ip = gateway.get_external_ip().await.map_err(|error| failed(&error))?;
+        let local = SocketAddr::from((want.local, want.port));
+        let protocol = upnp_protocol(want.transport);
+        let port = match gateway.add_port(protocol, wished, local, LIFETIME_SECS, DESCRIPTION).await {
+            Ok(()) => wished,
+            // Taken by another machine, or the router chooses itself.
+            Err(_) => {
+                let any = gateway.add_any_port(protocol, local, LIFETIME_SECS, DESCRIPTION).await;
+                any.map_err(|error| failed(&error))?
+            }
+        };
+        Ok::<_, Failed>(SocketAddr::new(ip, port))
     };
-    Ok((gateway, (ip, port).into()))
+    let external = timeout(UPNP_LIMIT, asked).await.map_err(|_| Failed::Silent)??;
+    Ok(Held::new(want, external, Service::Upnp, Lease::Upnp(gateway), LIFETIME_SECS))
 }
 
 fn upnp_protocol(transport: Transport) -> PortMappingProtocol {

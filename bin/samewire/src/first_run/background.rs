@@ -1,7 +1,7 @@
 //! Makes the daemon run and keep running: as a service where systemd runs, else in the background; and ends it again.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -14,7 +14,7 @@ use sw_daemon::{DEFAULT_STATE, Problem, TUN_FILE, user_path};
 use sw_types::local::SOCKET_PATH;
 
 use super::screen::Service;
-use crate::machine::PROBLEM_NOTICE;
+use crate::machine::{PROBLEM_NOTICE, STEP_NOTICE};
 
 const UNIT_FILE: &str = "/etc/systemd/system/samewire.service";
 /// Is there when systemd is the service manager.
@@ -75,15 +75,18 @@ pub fn manner(paths: &Paths) -> Service {
     }
 }
 
-/// Starts the daemon and waits until local programs can use it.
+/// Starts the daemon and waits until local programs can use it. A long wait is explained on a terminal, unless
+/// `is_quiet`.
 ///
 /// # Errors
 /// Why the daemon did not start, in its own words.
-pub fn start(paths: &Paths) -> Result<Service, Problem> {
+pub fn start(paths: &Paths, is_quiet: bool) -> Result<Service, Problem> {
     let manner = manner(paths);
     match manner {
         Service::Systemd => start_service()?,
-        Service::NoRoot | Service::NoManager | Service::Foreground => start_in_background(paths)?,
+        Service::NoRoot | Service::NoManager | Service::Foreground => {
+            start_in_background(paths, is_quiet)?;
+        }
     }
     Ok(manner)
 }
@@ -143,7 +146,7 @@ fn systemctl(words: &[&str]) -> Result<(), Problem> {
 }
 
 /// The daemon as a process of its own session, which tells by the service manager's protocol when it is ready.
-fn start_in_background(paths: &Paths) -> Result<(), Problem> {
+fn start_in_background(paths: &Paths, is_quiet: bool) -> Result<(), Problem> {
     let failed = |why: String| Problem::other("the daemon could not be started.", why, "");
     sw_os::files::create_private_directory(&paths.state).map_err(|error| failed(error.to_string()))?;
     let log =
@@ -166,7 +169,7 @@ fn start_in_background(paths: &Paths) -> Result<(), Problem> {
         .stderr(to_log()?)
         .spawn()
         .map_err(|error| failed(error.to_string()))?;
-    let outcome = await_ready(&notices, &mut daemon, &paths.log());
+    let outcome = await_ready(&notices, &mut daemon, &paths.log(), Waiting::begin(is_quiet));
     if outcome.is_err() {
         let _ended_already = daemon.kill();
         let _ended_already = daemon.wait();
@@ -194,7 +197,54 @@ fn open_log(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
-fn await_ready(notices: &UnixDatagram, daemon: &mut Child, log: &Path) -> Result<(), Problem> {
+/// The line that says what is being waited for, on a terminal; nothing is shown for waits that nobody notices.
+struct Waiting {
+    begun: Instant,
+    what: Option<String>,
+    is_shown: bool,
+}
+
+impl Waiting {
+    const SILENCE: Duration = Duration::from_millis(300);
+
+    fn begin(is_quiet: bool) -> Option<Self> {
+        let can_rewrite = std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb");
+        let is_wanted = !is_quiet && can_rewrite && io::stderr().is_terminal();
+        is_wanted.then(|| Self { begun: Instant::now(), what: None, is_shown: false })
+    }
+
+    fn hear(&mut self, notice: &str) {
+        if let Some(what) = notice.lines().find_map(|line| line.strip_prefix(STEP_NOTICE)) {
+            self.what = Some(what.to_owned());
+        }
+        if self.begun.elapsed() >= Self::SILENCE
+            && let Some(what) = self.what.take()
+        {
+            self.is_shown = true;
+            self.write(&format!("\r\x1b[K    {what} ..."));
+        }
+    }
+
+    fn write(&self, text: &str) {
+        // A terminal that went away has nobody to tell.
+        let _closed = io::stderr().lock().write_all(text.as_bytes());
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.is_shown {
+            self.write("\r\x1b[K");
+        }
+    }
+}
+
+fn await_ready(
+    notices: &UnixDatagram,
+    daemon: &mut Child,
+    log: &Path,
+    mut waiting: Option<Waiting>,
+) -> Result<(), Problem> {
     let silent =
         |what: &str, why: String| Problem::other(what, why, format!("see its log: {}", log.display()));
     let read_timeout = notices.set_read_timeout(Some(Duration::from_millis(100)));
@@ -212,8 +262,10 @@ fn await_ready(notices: &UnixDatagram, daemon: &mut Child, log: &Path) -> Result
                 if notice.lines().any(|line| line == "READY=1") {
                     return Ok(());
                 }
+                waiting.iter_mut().for_each(|line| line.hear(&notice));
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                waiting.iter_mut().for_each(|line| line.hear(""));
                 if let Ok(Some(status)) = daemon.try_wait() {
                     return Err(silent("the daemon ended right after its start.", status.to_string()));
                 }

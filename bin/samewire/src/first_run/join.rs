@@ -96,7 +96,7 @@ impl Run<'_> {
         } else {
             self.interrupt.cross(STARTED, || {
                 background::keep_tun(paths, self.args.tun.as_deref())?;
-                start(paths)
+                start(paths, self.is_quiet())
             })?
         };
         let mut bus = client.send("GET", "/localapi/v0/watch-ipn-bus?mask=0", None)?.ok()?;
@@ -159,8 +159,12 @@ impl Run<'_> {
         Ok(string)
     }
 
+    fn is_quiet(&self) -> bool {
+        self.args.json || self.context.quiet
+    }
+
     fn show(&self, step: &Step) {
-        if !self.args.json && !self.context.quiet {
+        if !self.is_quiet() {
             let color = self.look.color && std::io::IsTerminal::is_terminal(&std::io::stderr());
             warn(step.show(Look { color, ..self.look }).trim_end());
         }

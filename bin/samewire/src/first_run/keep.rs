@@ -155,7 +155,7 @@ fn append(out: &mut File, name: &str, content: &[u8]) -> io::Result<()> {
 pub fn restore(args: &RestoreArgs, globals: &Globals) -> ExitCode {
     let context = Context::new(globals, false);
     let paths = Paths::detect(globals.socket.as_deref());
-    match read_backup(args, &paths) {
+    match read_backup(args, &paths, context.quiet) {
         Ok(kept) => {
             if let Some(kept) = kept {
                 drop(context.done(format!("What was here is kept in {}", kept.display())));
@@ -168,7 +168,7 @@ pub fn restore(args: &RestoreArgs, globals: &Globals) -> ExitCode {
 }
 
 /// Puts the backup in place and starts the daemon. Returns where the old state is kept.
-fn read_backup(args: &RestoreArgs, paths: &Paths) -> Result<Option<PathBuf>, Problem> {
+fn read_backup(args: &RestoreArgs, paths: &Paths, is_quiet: bool) -> Result<Option<PathBuf>, Problem> {
     let failed = |what: &'static str| move |error: io::Error| Problem::other(what, error.to_string(), "");
     let not_restored = "the backup was not restored; nothing was changed.";
     let fresh = paths.state.with_extension("restoring");
@@ -199,7 +199,7 @@ fn read_backup(args: &RestoreArgs, paths: &Paths) -> Result<Option<PathBuf>, Pro
         let _absent_or_empty = fs::remove_dir_all(&paths.state);
     }
     fs::rename(&fresh, &paths.state).map_err(failed("the backup is unpacked but not in place."))?;
-    background::start(paths)?;
+    background::start(paths, is_quiet)?;
     Ok(kept)
 }
 

@@ -59,7 +59,7 @@ pub fn run(args: &UpArgs, globals: &Globals) -> Option<ExitCode> {
         // The network is another one's; all that is missing may be the daemon.
         let is_silent = run.context.client.get::<Status>("/localapi/v0/status?peers=false").is_err();
         if is_silent && globals.socket.is_none() {
-            run.cross(STARTED, || run.keep_tun().and_then(|()| start(&run.paths)))?;
+            run.cross(STARTED, || run.keep_tun().and_then(|()| start(&run.paths, run.is_quiet())))?;
         }
         Ok(None)
     });
@@ -92,7 +92,9 @@ impl Run<'_> {
             }
             (_, true, Some(_)) => Ok(None),
             (plan, true, None) if !self.args.first.dry_run => {
-                self.cross(STARTED, || self.keep_tun().and_then(|()| start(&self.paths)))?;
+                self.cross(STARTED, || {
+                    self.keep_tun().and_then(|()| start(&self.paths, self.is_quiet()))
+                })?;
                 if plan.is_some() && self.args.changes_nothing() && self.has_no_invite() {
                     return self.first(None, true).map(Some);
                 }
@@ -129,6 +131,10 @@ impl Run<'_> {
                 self.first(Some(&wanted), false).map(Some)
             }
         }
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.args.json || self.context.quiet
     }
 
     fn keep_tun(&self) -> Result<(), Problem> {
@@ -186,7 +192,7 @@ impl Run<'_> {
     }
 
     fn start_or_undo(&self) -> Result<Service, Problem> {
-        start(&self.paths).inspect_err(|_| {
+        start(&self.paths, self.is_quiet()).inspect_err(|_| {
             // Nothing was made yet that is worth keeping: the next try decides anew.
             if !self.paths.control().join("control.db").exists() {
                 NetworkPlan::remove(&self.paths.control());
@@ -216,7 +222,7 @@ impl Run<'_> {
         let look = look(&self.context);
         let steps = Look { color: look.color && std::io::stderr().is_terminal(), ..look };
         let show = |step: &Step| {
-            if !self.args.json && !self.context.quiet {
+            if !self.is_quiet() {
                 warn(step.show(steps).trim_end());
             }
         };

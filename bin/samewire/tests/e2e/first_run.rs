@@ -165,22 +165,37 @@ fn without_udp_everything_goes_by_the_relay() {
     assert!(peers.values().all(|peer| peer["CurAddr"] == "" && peer["Relay"] == "home"), "{peers:?}");
 }
 
-#[test]
-fn a_first_machine_behind_a_router_that_maps_ports() {
+/// The first machine behind a router that maps ports by `service`; the others come in from outside.
+fn behind_a_mapping_router(name: &str, service: PortMapping, word: &str) {
     if missing("first run behind a mapping router", &[], Software::None) {
         return;
     }
     let _turn = turn();
-    let home = SiteSpec { port_mapping: vec![PortMapping::Pcp], ..SiteSpec::new("home", Nat::Easy) };
+    let home = SiteSpec { port_mapping: vec![service], ..SiteSpec::new("home", Nat::Easy) };
     let sites = vec![home, SiteSpec::new("office", Nat::Easy)];
-    let world = lab("mapped", sites, &[("birch", "home"), ("desk", "office")]);
+    let world = lab(name, sites, &[("birch", "home"), ("desk", "office")]);
     let (mut birch, mut desk) = (Shell::open(&world, "birch"), Shell::open(&world, "desk"));
     birch.install();
     let screen = birch.types_well("samewire up");
-    assert!(screen.contains("mapped by the router (PCP)"), "{screen}");
+    assert!(screen.contains(&format!("mapped by the router ({word})")), "{screen}");
     desk.types_well(line_with(&screen, "curl "));
     reach(&mut desk, "birch");
     reach(&mut birch, "desk");
+}
+
+#[test]
+fn a_first_machine_behind_a_router_with_pcp() {
+    behind_a_mapping_router("firstpcp", PortMapping::Pcp, "PCP");
+}
+
+#[test]
+fn a_first_machine_behind_a_router_with_nat_pmp() {
+    behind_a_mapping_router("firstpmp", PortMapping::NatPmp, "NAT-PMP");
+}
+
+#[test]
+fn a_first_machine_behind_a_router_with_upnp() {
+    behind_a_mapping_router("firstupnp", PortMapping::Upnp, "UPnP");
 }
 
 #[test]
