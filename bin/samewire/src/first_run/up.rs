@@ -92,9 +92,7 @@ impl Run<'_> {
             }
             (_, true, Some(_)) => Ok(None),
             (plan, true, None) if !self.args.first.dry_run => {
-                self.cross(STARTED, || {
-                    self.keep_tun().and_then(|()| start(&self.paths, self.is_quiet()))
-                })?;
+                self.cross(STARTED, || self.keep_tun().and_then(|()| start(&self.paths, self.is_quiet())))?;
                 if plan.is_some() && self.args.changes_nothing() && self.has_no_invite() {
                     return self.first(None, true).map(Some);
                 }
