@@ -93,7 +93,10 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     match cli.command {
-        Command::Local(verb) => {
+        Command::Local(mut verb) => {
+            if let local::Verb::Check(args) = &mut verb {
+                args.server = first_run::up::server_check(&cli.globals);
+            }
             if let (local::Verb::Up(args), CalledAs::Samewire) = (&verb, called_as)
                 && let Some(code) = first_run::up::run(args, &cli.globals)
             {

@@ -9,21 +9,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sw_control::{Server, ServerConfig};
+use sw_control::{Server, ServerConfig, ServerError, StartError};
 use sw_daemon::{DaemonConfig, Port, Problem, StunAnswer};
 use sw_net::acme::{AcmeError, AcmeWish, Entrance, HttpProofs, Keeper, LETS_ENCRYPT};
 use sw_net::front::{Front, FrontLimits, Router};
-use sw_net::portmap::{OpenUdp, PortMapper, Progress, Service, Want};
+use sw_net::portmap::{Mapping, OpenUdp, PortMapper, Progress, Service, Want};
 use sw_net::tls::{CertStore, Identity};
 use sw_os::Interfaces;
+use sw_store::StoreError;
 use sw_types::problem::Slug;
 use sw_types::{HTTP_PORT, HTTPS_PORT};
+use tokio::sync::mpsc;
 
 use crate::first_run::reach::{Facts, Reach, Via};
 use crate::first_run::screen::Certificate;
 use crate::machine::STEP_NOTICE;
 use crate::serving::{Place, Serving};
 
+const DATABASE: &str = "control.db";
 const PLAN_FILE: &str = "network.json";
 const SERVED_FILE: &str = "served.json";
 /// How long the end of the process waits for answers under way.
@@ -61,6 +64,9 @@ pub struct Served {
     pub certificate: Certificate,
     /// Who holds port 443, when we do not.
     pub port_443_holder: Option<String>,
+    /// What the router said after the start, if that changes how machines get in; in force from the next start.
+    #[serde(default)]
+    pub now: Option<Reach>,
 }
 
 impl NetworkPlan {
@@ -167,6 +173,7 @@ impl Network {
             .flatten();
         let mut facts = facts(plan);
         let mapper = map_port(&mut facts).await;
+        let (mapper, mappings) = mapper.unzip();
         let reach = Reach::decide(&facts);
         let (certificates, proofs) = (CertStore::new(), Arc::<HttpProofs>::default());
         let entrance = Entrance::new(Arc::clone(&proofs));
@@ -186,7 +193,7 @@ impl Network {
         place.given = given;
         let engine = Arc::new(sw_tailnet::PolicyEngine::new(&place.login_server));
         let config = ServerConfig { url: place.login_server.clone(), state: control.to_owned(), engine };
-        let server = Server::start(config).map_err(|error| stopped(&error))?;
+        let server = Server::start(config).map_err(|error| not_started(control, &error))?;
         let serving = Serving::start(&server, control, &place, false, &certificates)
             .map_err(|error| Problem::other("the server cannot start.", format!("{error:#}"), ""))?;
         if let Some(map) = serving.derp_map.clone() {
@@ -203,10 +210,14 @@ impl Network {
             reach,
             login_server: place.login_server,
             certificate,
-            port_443_holder: facts.port_443_holder,
+            port_443_holder: facts.port_443_holder.clone(),
+            now: None,
         };
         write(&control.join(SERVED_FILE), &served).map_err(|error| stopped(&error))?;
         tracing::info!(url = %served.login_server, port = plan.port, "this machine serves its network");
+        if let Some(mappings) = mappings {
+            tokio::spawn(follow_router(mappings, facts, served, control.join(SERVED_FILE)));
+        }
         let control = server.control().clone();
         let serving = Arc::new(serving);
         let upkeep = tokio::spawn(upkeep(keeper, has_failed, control, Arc::clone(&serving), certificates));
@@ -260,7 +271,7 @@ async fn first_certificate(keeper: Option<&Keeper>, reach: &Reach) -> (Option<Id
     match tokio::time::timeout(CERTIFICATE_LIMIT, keeper.renew()).await {
         Ok(Ok(new)) => (Some(new), Certificate::Public(host)),
         // No Internet is no fault: machines pin the key, and there is nobody else to convince.
-        Ok(Err(AcmeError::Away(_))) if !matches!(reach, Reach::Domain { .. }) => (None, Certificate::Pinned),
+        Ok(Err(AcmeError::Away(_))) if !reach.is_by_name() => (None, Certificate::Pinned),
         Ok(Err(error)) => {
             let fix = format!("TCP 443 or 80 of {host} must be open from outside");
             (None, Certificate::Failed { why: format!("none yet: {error}"), fix })
@@ -280,7 +291,7 @@ async fn upkeep(
     serving: Arc<Serving>,
     certificates: Arc<CertStore>,
 ) {
-    let (news, mut certified) = tokio::sync::mpsc::channel(1);
+    let (news, mut certified) = mpsc::channel(1);
     let renewing = async {
         match keeper {
             Some(keeper) => keeper.run(has_failed, news).await,
@@ -309,7 +320,7 @@ async fn upkeep(
 }
 
 /// Asks the router for the server's TCP port, where only a router keeps others out; the node maps UDP by itself.
-async fn map_port(facts: &mut Facts) -> Option<PortMapper> {
+async fn map_port(facts: &mut Facts) -> Option<(PortMapper, mpsc::Receiver<Option<Mapping>>)> {
     let is_behind = matches!(Reach::decide(facts), Reach::LanBehindRouter { .. });
     let (Some(IpAddr::V4(gateway)), true) = (facts.router, is_behind) else { return None };
     let local = sw_os::host::source_address_for(SocketAddr::new(gateway.into(), 9));
@@ -319,7 +330,7 @@ async fn map_port(facts: &mut Facts) -> Option<PortMapper> {
         socket.set_nonblocking(true)?;
         tokio::net::UdpSocket::from_std(socket)
     });
-    let (changes, mut heard) = tokio::sync::mpsc::channel(4);
+    let (changes, mut heard) = mpsc::channel(4);
     let mapper = PortMapper::spawn(open, changes);
     let transport = sw_proto::portmap::Transport::Tcp;
     mapper.set(Some(Want { gateway, local, port: facts.port, transport }));
@@ -329,17 +340,38 @@ async fn map_port(facts: &mut Facts) -> Option<PortMapper> {
     let can_map = *mapper.progress().borrow() != Progress::Asking;
     let limit = if can_map { MAPPING_LIMIT } else { Duration::ZERO };
     let mapping = tokio::time::timeout(limit, heard.recv()).await.ok().flatten().flatten();
-    facts.mapped = mapping.map(|mapping| {
-        let by = match mapping.service {
-            Service::Pcp => Via::Pcp,
-            Service::NatPmp => Via::NatPmp,
-            Service::Upnp => Via::Upnp,
-        };
-        (mapping.external, by)
-    });
-    // Renewals go on; what changes later is told by `samewire check`.
-    tokio::spawn(async move { while heard.recv().await.is_some() {} });
-    Some(mapper)
+    facts.mapped = mapping.map(mapped);
+    Some((mapper, heard))
+}
+
+fn mapped(mapping: Mapping) -> (SocketAddr, Via) {
+    let by = match mapping.service {
+        Service::Pcp => Via::Pcp,
+        Service::NatPmp => Via::NatPmp,
+        Service::Upnp => Via::Upnp,
+    };
+    (mapping.external, by)
+}
+
+/// Keeps what the router says while we serve, for `samewire check` and the next `samewire up`: one that answered late,
+/// or changed its mind.
+async fn follow_router(
+    mut mappings: mpsc::Receiver<Option<Mapping>>,
+    mut facts: Facts,
+    mut served: Served,
+    file: PathBuf,
+) {
+    while let Some(mapping) = mappings.recv().await {
+        facts.mapped = mapping.map(mapped);
+        let now = Some(Reach::decide(&facts)).filter(|now| *now != served.reach);
+        if now == served.now {
+            continue;
+        }
+        served.now = now;
+        if let Err(error) = write(&file, &served) {
+            tracing::warn!(%error, "what the router says cannot be kept");
+        }
+    }
 }
 
 /// What the start is waiting for, to whoever started the daemon.
@@ -368,6 +400,15 @@ fn place(reach: &Reach, facts: &Facts, listen: SocketAddr, has_port_80: bool) ->
         given: None,
         oidc: None,
     }
+}
+
+/// A damaged database has its own message, since there is a way back.
+fn not_started(control: &Path, error: &ServerError) -> Problem {
+    let ServerError::Start(StartError::Store(StoreError::Corrupt { what, .. })) = error else {
+        return stopped(error);
+    };
+    let file = control.join(DATABASE).display().to_string();
+    Slug::StateDamaged.problem(&[("file", &file), ("reason", what)])
 }
 
 fn stopped(error: &dyn std::error::Error) -> Problem {

@@ -30,6 +30,7 @@ use sw_types::local::{Problem, Status};
 use sw_types::problem::{Severity, Slug, quoted};
 
 pub use self::client::{Client, Response};
+pub use self::explain::{CheckArgs, ServerCheck};
 pub use self::flags::normalize;
 pub use self::terminal::{ColorChoice, Style, Terminal, age, delay, nearest, parse_duration};
 pub use self::up::{FirstFlags, Progress, UpArgs};

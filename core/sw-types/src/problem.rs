@@ -200,7 +200,7 @@ slugs! {
     StateDamaged "state-damaged" Error 1
         "the state file is damaged, so samewire did not start."
         "{file}: {reason}"
-        "samewire restore --latest; it keeps the damaged file as {file}.damaged"
+        "go back to the last daily copy; what is there now is kept beside it: sudo samewire restore --latest"
     UpdateAvailable "update-available" Note 0
         "samewire {new} is out; this is {own}."
         "{reason}"

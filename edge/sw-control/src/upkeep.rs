@@ -16,12 +16,14 @@ const FOLDER: &str = "snapshots";
 const KEPT: usize = 7;
 /// How long the log (the audit log, and old versions of the policy) is kept.
 const LOG_KEPT: Duration = Duration::from_secs(400 * 24 * 60 * 60);
-/// A day's work is done in the first such interval of the day (UTC), or at the first start.
+/// A day's work is done in the first such interval of the day (UTC).
 const LOOK_EVERY: Duration = Duration::from_secs(30 * 60);
+/// A new network has its machines by then: a copy of an empty one helps nobody.
+const FIRST_LOOK: Duration = Duration::from_secs(5 * 60);
 
 /// Runs until the server stops.
 pub(crate) async fn run(control: Control, state: PathBuf, stopping: CancellationToken) {
-    let mut look = tokio::time::interval(LOOK_EVERY);
+    let mut look = tokio::time::interval_at(tokio::time::Instant::now() + FIRST_LOOK, LOOK_EVERY);
     while stopping.run_until_cancelled(look.tick()).await.is_some() {
         once(&control, &state.join(FOLDER), clock::now().wall).await;
     }

@@ -244,7 +244,12 @@ fn new_profile_id(profiles: &[LoginProfile]) -> String {
 }
 
 fn damaged(path: &Path, error: &StateError) -> Problem {
-    Slug::StateDamaged.problem(&[("file", &path.display().to_string()), ("reason", &error.to_string())])
+    let values = [("file", &*path.display().to_string()), ("reason", &*error.to_string())];
+    Problem {
+        fix: "a backup puts it back: sudo samewire restore FILE. Without one: move the file away and join again"
+            .to_owned(),
+        ..Slug::StateDamaged.problem(&values)
+    }
 }
 
 /// What is left on the disk for others than root; nothing where that cannot be told.

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::json;
-use sw_cli::local::{Context, Globals, finish, say, warn};
+use sw_cli::local::{Context, Globals, Outcome, finish, say, warn};
 use sw_daemon::Problem;
 
 use super::background::{self, Paths};
@@ -40,7 +40,11 @@ pub struct BackupArgs {
 #[derive(Args, Clone, Debug)]
 pub struct RestoreArgs {
     /// What `samewire backup` wrote
-    file: PathBuf,
+    #[arg(required_unless_present = "latest")]
+    file: Option<PathBuf>,
+    /// Instead of a file: the newest of the copies that a server makes of its network each day
+    #[arg(long, conflicts_with = "file")]
+    latest: bool,
     /// Put it in the place of the network that is here now; that one is kept beside it
     #[arg(long)]
     yes: bool,
@@ -155,7 +159,11 @@ fn append(out: &mut File, name: &str, content: &[u8]) -> io::Result<()> {
 pub fn restore(args: &RestoreArgs, globals: &Globals) -> ExitCode {
     let context = Context::new(globals, false);
     let paths = Paths::detect(globals.socket.as_deref());
-    match read_backup(args, &paths, context.quiet) {
+    let restored = match &args.file {
+        Some(file) => read_backup(file, args.yes, &paths, context.quiet),
+        None => return finish(restore_latest(args.yes, &context, &paths), &context, false),
+    };
+    match restored {
         Ok(kept) => {
             if let Some(kept) = kept {
                 drop(context.done(format!("What was here is kept in {}", kept.display())));
@@ -167,20 +175,55 @@ pub fn restore(args: &RestoreArgs, globals: &Globals) -> ExitCode {
     }
 }
 
+/// Puts the newest daily copy that is whole in the place of the server's database.
+fn restore_latest(yes: bool, context: &Context, paths: &Paths) -> Outcome {
+    let control = paths.control();
+    let serves = sw_cli::admin::ask(&control, "GET", "settings", json!({})).is_ok();
+    if serves && !yes {
+        let problem = Problem::misuse(
+            "this network is served and well; a copy would take back what was done since.",
+            "to go on; what is here is kept: samewire restore --latest --yes",
+        );
+        return Err(problem.into());
+    }
+    let folder = control.join("snapshots");
+    let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+    let mut copies: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    copies.retain(|file| file.extension().is_some_and(|extension| extension == "db"));
+    // Their names are dates.
+    copies.sort_unstable_by(|a, b| b.cmp(a));
+    let not_restored = "no copy was put back; nothing was changed.";
+    let fix = "a backup of yours puts it back: samewire restore FILE";
+    let mut why = format!("there is none in {}", folder.display());
+    background::stop(paths)?;
+    for copy in &copies {
+        match sw_control::restore(copy, &control) {
+            Ok(_) => {
+                let day = copy.file_stem().unwrap_or_default().to_string_lossy();
+                context.done(format!("The network is as it was on {day}; what was there is kept beside it."))?;
+                background::start(paths, context.quiet)?;
+                return context.done("It is served again. See who is here: samewire status");
+            }
+            Err(error) => why = error.to_string(),
+        }
+    }
+    Err(Problem::other(not_restored, why, fix).into())
+}
+
 /// Puts the backup in place and starts the daemon. Returns where the old state is kept.
-fn read_backup(args: &RestoreArgs, paths: &Paths, is_quiet: bool) -> Result<Option<PathBuf>, Problem> {
+fn read_backup(file: &Path, yes: bool, paths: &Paths, is_quiet: bool) -> Result<Option<PathBuf>, Problem> {
     let failed = |what: &'static str| move |error: io::Error| Problem::other(what, error.to_string(), "");
     let not_restored = "the backup was not restored; nothing was changed.";
     let fresh = paths.state.with_extension("restoring");
     let _left_by_a_crash = fs::remove_dir_all(&fresh);
-    let unpacked = File::open(&args.file).and_then(|mut file| unpack(&mut file, &fresh));
+    let unpacked = File::open(file).and_then(|mut file| unpack(&mut file, &fresh));
     if let Err(error) = unpacked {
         let _ours = fs::remove_dir_all(&fresh);
-        let why = format!("{}: {error}", args.file.display());
+        let why = format!("{}: {error}", file.display());
         return Err(Problem::other(not_restored, why, "use a file that samewire backup wrote"));
     }
     let is_taken = FILES.iter().any(|name| paths.state.join(name).exists());
-    if is_taken && !args.yes {
+    if is_taken && !yes {
         let _ours = fs::remove_dir_all(&fresh);
         return Err(Problem {
             slug: "second-network".to_owned(),

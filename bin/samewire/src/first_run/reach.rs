@@ -13,7 +13,7 @@ pub struct Facts {
     pub router: Option<IpAddr>,
     /// Outside address that the router mapped to our port, and by which protocol.
     pub mapped: Option<(SocketAddr, Via)>,
-    /// A domain that the user gave.
+    /// A domain that the user gave, or an address as it stands in a URL.
     pub domain: Option<String>,
     /// The port that we listen on, and who holds 443 when it is not that.
     pub port: u16,
@@ -102,6 +102,11 @@ impl Reach {
     /// Whether machines outside this LAN can get in.
     pub fn is_from_outside(&self) -> bool {
         matches!(self, Self::Domain { .. } | Self::Public { .. } | Self::Mapped { .. })
+    }
+
+    /// Whether clients need DNS to get in.
+    pub fn is_by_name(&self) -> bool {
+        matches!(self, Self::Domain { name, .. } if name.trim_matches(['[', ']']).parse::<IpAddr>().is_err())
     }
 
     /// The word of `reachable.how` in JSON.

@@ -126,6 +126,31 @@ pub fn reachable(reach: &Reach, checked_from_outside: bool, port_443_holder: Opt
     }
 }
 
+/// What `check` says where the router has something else to say than at the start.
+pub fn changed_reach(now: &Reach) -> Step {
+    let (host, port) = now.host_port();
+    let text = match now {
+        Reach::Mapped { by, .. } => format!("the router maps {host}, port {port}, by now ({})", by.word()),
+        Reach::Domain { .. }
+        | Reach::Public { .. }
+        | Reach::LanBehindRouter { .. }
+        | Reach::Lan { .. }
+        | Reach::Nowhere { .. } => "the router maps the port no longer".to_owned(),
+    };
+    let under = vec!["fix: join lines follow with: sudo samewire up".into()];
+    Step { mark: Mark::Caution, label: "Router", text, under }
+}
+
+/// What `check` says where no machine outside gets in, as far as this machine can know.
+pub fn forwarded_already() -> Step {
+    Step {
+        mark: Mark::Left,
+        label: "From outside",
+        text: "no. Once the router forwards the port, say at which address:".into(),
+        under: vec!["sudo samewire up --domain ADDRESS".into()],
+    }
+}
+
 /// The line "Certificate".
 pub fn certificate(certificate: &Certificate) -> Step {
     match certificate {

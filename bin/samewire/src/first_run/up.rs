@@ -2,19 +2,22 @@
 
 use std::io::IsTerminal as _;
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sw_cli::admin::{ClientError, ask};
-use sw_cli::local::{Client, Context, Globals, UpArgs, finish, print_bytes, say, warn};
+use sw_cli::local::{
+    Client, Context, Globals, ServerCheck, UpArgs, finish, print_bytes, say, warn,
+};
 use sw_control::Invitation;
 use sw_daemon::{DaemonArgs, Problem};
-use sw_types::local::{Prefs, StartOptions, Status};
+use sw_types::local::{MaskedPrefs, Prefs, StartOptions, Status};
 
 use super::background::{self, Paths, manner, start};
 use super::interrupt::Interrupt;
-use super::reach::Reach;
+use super::reach::{Reach, url_host};
 use super::screen::{self, CertificateKind, FirstRun, Look, Proved, Reachable, Service, Step, three_things};
 use crate::network::{self, NetworkPlan, Served};
 
@@ -82,6 +85,15 @@ impl Run<'_> {
             Some(_) => self.prefs().is_some_and(|prefs| !prefs.control_url.is_empty()),
             None => has_stored_network(&self.paths),
         };
+        if let Some(old) = &plan
+            && let Some(plan) = self.other_place(old)
+        {
+            if self.args.first.dry_run {
+                return self.dry_run(&plan).map(Some);
+            }
+            background::stop(&self.paths)?;
+            return self.first(Some(&plan), false).map(Some);
+        }
         match (plan, is_member, status) {
             (_, true, Some(status)) if status.backend_state == "Running" && self.args.changes_nothing() => {
                 self.already_up(&status).map(Some)
@@ -102,22 +114,12 @@ impl Run<'_> {
                 self.first(None, status.is_some()).map(Some)
             }
             (plan, _, status) => {
-                let port = network::free_port();
-                let first = &self.args.first;
-                let acme_ca = first
-                    .acme_ca
-                    .as_deref()
-                    .map(|file| file.canonicalize().unwrap_or_else(|_| file.to_owned()));
-                let wanted = NetworkPlan {
-                    port,
-                    domain: first.domain.clone(),
-                    acme_directory: first.acme_directory.clone(),
-                    acme_ca,
-                };
+                let wanted =
+                    self.planned(&NetworkPlan { port: network::free_port(), ..NetworkPlan::default() });
                 if self.args.first.dry_run {
                     return self.dry_run(&plan.unwrap_or(wanted)).map(Some);
                 }
-                if !first.new_network
+                if !self.args.first.new_network
                     && let Some(problem) = super::nearby::look()
                 {
                     return Err(problem);
@@ -129,6 +131,30 @@ impl Run<'_> {
                 self.first(Some(&wanted), false).map(Some)
             }
         }
+    }
+
+    /// `old` with what this command line says of it.
+    fn planned(&self, old: &NetworkPlan) -> NetworkPlan {
+        let first = &self.args.first;
+        let absolute = |file: &Path| file.canonicalize().unwrap_or_else(|_| file.to_owned());
+        let domain = first.domain.as_deref().map(|name| match name.parse() {
+            Ok(ip) => url_host(ip),
+            Err(_) => name.to_owned(),
+        });
+        NetworkPlan {
+            port: old.port,
+            domain: domain.or_else(|| old.domain.clone()),
+            acme_directory: first.acme_directory.clone().or_else(|| old.acme_directory.clone()),
+            acme_ca: first.acme_ca.as_deref().map(absolute).or_else(|| old.acme_ca.clone()),
+        }
+    }
+
+    /// The plan of a network that is to be reached in another way from now on: the user says so, or the router does.
+    fn other_place(&self, old: &NetworkPlan) -> Option<NetworkPlan> {
+        let planned = self.planned(old);
+        let served = Served::read(&self.paths.control()).ok().flatten();
+        let is_other = planned != *old || served.is_some_and(|served| served.now.is_some());
+        (self.args.changes_nothing() && is_other).then_some(planned)
     }
 
     fn is_quiet(&self) -> bool {
@@ -264,7 +290,9 @@ impl Run<'_> {
         }
         let client = &self.context.client;
         let status: Status = client.get("/localapi/v0/status?peers=false")?;
-        if status.backend_state != "Running" {
+        if status.have_node_key {
+            let _prefs: Prefs = client.exchange("PATCH", "/localapi/v0/prefs", &wants_running())?;
+        } else if status.backend_state != "Running" {
             let key = self.ask("POST", "keys", json!({ "preapproved": true, "expiry_seconds": 600 }))?;
             let options = StartOptions {
                 update_prefs: Some(self.wanted_prefs(served)?),
@@ -331,6 +359,12 @@ impl Run<'_> {
     }
 }
 
+fn wants_running() -> MaskedPrefs {
+    let mut masked = MaskedPrefs::default();
+    masked.set("WantRunning", true);
+    masked
+}
+
 fn told(outcome: sw_cli::local::Outcome) -> Result<ExitCode, Problem> {
     match outcome {
         Ok(()) => Ok(ExitCode::SUCCESS),
@@ -342,6 +376,29 @@ fn told(outcome: sw_cli::local::Outcome) -> Result<ExitCode, Problem> {
 /// What the control server's client says, as a message of this command.
 pub(crate) fn problem_of(error: &ClientError) -> Problem {
     error.problem()
+}
+
+/// How machines reach the server of this machine, for `check`; nothing where it serves none.
+pub fn server_check(globals: &Globals) -> Option<ServerCheck> {
+    let paths = Paths::detect(globals.socket.as_deref());
+    let served = Served::read(&paths.control()).ok().flatten()?;
+    let look = look(&Context::new(globals, false));
+    let is_proved = matches!(served.certificate, screen::Certificate::Public(_));
+    let mut steps = vec![screen::reachable(&served.reach, is_proved, served.port_443_holder.as_deref())];
+    match &served.now {
+        Some(now) => steps.push(screen::changed_reach(now)),
+        None if !served.reach.is_from_outside() => steps.push(screen::forwarded_already()),
+        None => {}
+    }
+    steps.push(screen::certificate(&served.certificate));
+    let text = steps.iter().map(|step| step.show(look)).collect();
+    let json = json!({
+        "loginServer": served.login_server,
+        "reachable": reachable(&served.reach, is_proved),
+        "now": served.now.map(|now| reachable(&now, false)),
+        "certificate": { "kind": served.certificate.word() },
+    });
+    Some(ServerCheck { text, json })
 }
 
 /// What the terminal can show.

@@ -249,6 +249,73 @@ fn a_network_moves_in_one_file() {
 }
 
 #[test]
+fn a_damaged_database_goes_back_to_the_daily_copy() {
+    if missing("damaged database", &[], Software::None) {
+        return;
+    }
+    let _turn = turn();
+    let world =
+        lab("damaged", vec![SiteSpec::new("home", Nat::Easy)], &[("birch", "internet"), ("desk", "home")]);
+    let (mut birch, mut desk) = (Shell::open(&world, "birch"), Shell::open(&world, "desk"));
+    birch.install();
+    let screen = birch.types_well("samewire up");
+    desk.types_well(line_with(&screen, "curl "));
+    desk.until(SOON, "ping -n -c 1 -W 1 birch");
+    let control = "/var/lib/samewire/control";
+    birch.types_well(&format!(
+        "mkdir -p {control}/snapshots; samewire control backup {control}/snapshots/2026-01-02.db\n\
+         printf 'no database' > {control}/snapshots/2026-01-03.db"
+    ));
+    let said = birch.types("samewire restore --latest");
+    assert_eq!(said.code, 2, "a network that is well is not taken back unasked: {}", said.out);
+    // The one that listens in this machine's own network, and nobody else's.
+    birch.types_well("kill -9 $(ss -Hltnp sport = :443 | sed -n 's/.*pid=\\([0-9]*\\).*/\\1/p')");
+    birch.until(SOON, "! ss -Hltn sport = :443 | grep -q LISTEN");
+    birch.types_well(&format!(
+        "dd if=/dev/zero of={control}/control.db bs=1k seek=1 count=16 conv=notrunc status=none\n\
+         rm -f {control}/control.db-wal {control}/control.db-shm"
+    ));
+    let said = birch.types("samewire up");
+    assert_eq!(said.code, 1, "{}", said.out);
+    assert!(said.out.contains("error: the state file is damaged, so samewire did not start."), "{}", said.out);
+    assert!(said.out.contains("samewire restore --latest"), "{}", said.out);
+    let said = birch.types_well("samewire restore --latest");
+    assert!(said.contains("as it was on 2026-01-02"), "{said}");
+    desk.until(SOON, "ping -n -c 1 -W 1 birch");
+    birch.until(SOON, "samewire control nodes list | grep desk");
+}
+
+/// The user, or the router, says later how machines outside get in.
+#[test]
+fn a_port_that_is_forwarded_later_gets_into_the_join_lines() {
+    if missing("forwarded later", &[], Software::None) {
+        return;
+    }
+    let _turn = turn();
+    let world = lab(
+        "later",
+        vec![SiteSpec::new("home", Nat::Easy), SiteSpec::new("office", Nat::Easy)],
+        &[("birch", "home"), ("desk", "home")],
+    );
+    let (mut birch, mut desk) = (Shell::open(&world, "birch"), Shell::open(&world, "desk"));
+    birch.install();
+    let screen = birch.types_well("samewire up");
+    desk.types_well(line_with(&screen, "curl "));
+    let said = birch.types_well("samewire check");
+    assert!(said.contains("Reachable           only in this LAN"), "{said}");
+    assert!(said.contains("sudo samewire up --domain ADDRESS"), "{said}");
+    let screen = birch.types_well("samewire up --domain 203.0.113.99");
+    assert!(screen.contains("  ok Reachable           203.0.113.99, port 443"), "{screen}");
+    assert!(line_with(&screen, "curl ").contains("https://203.0.113.99/j/"), "{screen}");
+    let check: Value = serde_json::from_str(&birch.types_well("samewire check --json")).expect("JSON");
+    assert_eq!(check["server"]["reachable"]["address"], "203.0.113.99");
+    // Nobody is lost by it, and saying it again changes nothing.
+    desk.until(SOON, "ping -n -c 1 -W 1 birch");
+    let said = birch.types_well("samewire up --domain 203.0.113.99");
+    assert!(said.contains("Already up."), "{said}");
+}
+
+#[test]
 fn a_second_network_in_the_same_lan_is_not_made_unasked() {
     if missing("network nearby", &[], Software::None) {
         return;

@@ -27,6 +27,18 @@ pub struct CheckArgs {
     /// Print one JSON object
     #[arg(long)]
     pub(super) json: bool,
+    /// Put in by the program where this machine serves its network.
+    #[arg(skip)]
+    pub server: Option<ServerCheck>,
+}
+
+/// How others reach the server on this machine.
+#[derive(Clone, Debug)]
+pub struct ServerCheck {
+    /// Finished lines.
+    pub text: String,
+    /// For `--json`.
+    pub json: Value,
 }
 
 pub(super) fn explain(context: &Context, args: &ExplainArgs) -> Outcome {
@@ -295,11 +307,18 @@ pub(super) fn check(context: &Context, args: &CheckArgs) -> Outcome {
     let is_well = status.backend_state == "Running" && status.health.is_empty();
     if args.json {
         let word = if is_well { "pass" } else { "warn" };
-        say_json(
-            &serde_json::json!({ "status": word, "state": status.backend_state, "problems": status.health }),
-        )?;
+        let server = args.server.as_ref().map(|server| &server.json);
+        let mut answer =
+            serde_json::json!({ "status": word, "state": status.backend_state, "problems": status.health });
+        if let (Some(server), Some(answer)) = (server, answer.as_object_mut()) {
+            answer.insert("server".to_owned(), server.clone());
+        }
+        say_json(&answer)?;
     } else {
         say(format!("  State: {}", status.backend_state))?;
+        if let Some(server) = &args.server {
+            say(server.text.trim_end())?;
+        }
         for line in &status.health {
             say(format!("  ! {line}"))?;
         }

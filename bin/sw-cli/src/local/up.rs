@@ -49,7 +49,7 @@ pub(super) struct SessionFlags {
 /// Flags of `up` on a machine that becomes the first one of a new network.
 #[derive(Args, Clone, Debug, Default)]
 pub struct FirstFlags {
-    /// First machine: the name by which others reach it
+    /// First machine: the name or address by which others reach it, also later on
     #[arg(long, value_name = "NAME")]
     pub domain: Option<String>,
     /// First machine: stay in the foreground, without a service
