@@ -200,7 +200,8 @@ fn restore_latest(yes: bool, context: &Context, paths: &Paths) -> Outcome {
         match sw_control::restore(copy, &control) {
             Ok(_) => {
                 let day = copy.file_stem().unwrap_or_default().to_string_lossy();
-                context.done(format!("The network is as it was on {day}; what was there is kept beside it."))?;
+                context
+                    .done(format!("The network is as it was on {day}; what was there is kept beside it."))?;
                 background::start(paths, context.quiet)?;
                 return context.done("It is served again. See who is here: samewire status");
             }

@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sw_cli::admin::{ClientError, ask};
-use sw_cli::local::{
-    Client, Context, Globals, ServerCheck, UpArgs, finish, print_bytes, say, warn,
-};
+use sw_cli::local::{Client, Context, Globals, ServerCheck, UpArgs, finish, print_bytes, say, warn};
 use sw_control::Invitation;
 use sw_daemon::{DaemonArgs, Problem};
 use sw_types::local::{MaskedPrefs, Prefs, StartOptions, Status};

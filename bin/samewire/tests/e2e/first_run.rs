@@ -277,7 +277,11 @@ fn a_damaged_database_goes_back_to_the_daily_copy() {
     ));
     let said = birch.types("samewire up");
     assert_eq!(said.code, 1, "{}", said.out);
-    assert!(said.out.contains("error: the state file is damaged, so samewire did not start."), "{}", said.out);
+    assert!(
+        said.out.contains("error: the state file is damaged, so samewire did not start."),
+        "{}",
+        said.out
+    );
     assert!(said.out.contains("samewire restore --latest"), "{}", said.out);
     let said = birch.types_well("samewire restore --latest");
     assert!(said.contains("as it was on 2026-01-02"), "{said}");
