@@ -116,9 +116,9 @@ enum Verb {
     /// Compile policies for other programs: JSON in, JSON out
     Compile {
         /// Read one JSON document from standard input and answer it
-        #[arg(long, required_unless_present = "jsonl", conflicts_with = "jsonl")]
+        #[arg(long, required_unless_present = "jsonl")]
         stdin_json: bool,
-        /// Read one JSON document a line and answer each with one line
+        /// Read one JSON document a line and answer each with one line, also beside --stdin-json
         #[arg(long)]
         jsonl: bool,
     },

@@ -79,12 +79,18 @@ impl Oracle<'_> {
     }
 
     fn sources(&self, words: &[String]) -> Vec<String> {
+        self.from(words, true)
+    }
+
+    /// The sources' texts; `*` names the subnet routes with it if `with_routes`.
+    fn from(&self, words: &[String], with_routes: bool) -> Vec<String> {
         let mut found = BTreeSet::new();
         let mut others = Vec::new();
         for word in words {
             if word == "*" {
                 found.extend(WILDCARD.map(str::to_owned));
-                let routes = self.world.nodes.values().flat_map(|node| node.subnet_routes());
+                let nodes = self.world.nodes.values().filter(|_| with_routes);
+                let routes = nodes.flat_map(|node| node.subnet_routes());
                 found.extend(routes.map(|net| net.to_string()));
                 continue;
             }
@@ -197,6 +203,7 @@ impl Oracle<'_> {
                 && !reverse.is_empty()
             {
                 let caps = json!({format!("tailscale.com/cap/{companion}"): null});
+                let from = if own { from.clone() } else { self.from(&src, false) };
                 out.push(json!({"SrcIPs": reverse, "CapGrant": [{"Dsts": from, "CapMap": caps}]}));
             }
         }

@@ -195,7 +195,6 @@ impl Compiled {
         dsts.extend(kept.into_iter().map(|(addr, _)| IpNet::from(addr)));
         if spec.is_any {
             narrow(node, wildcard().into_iter(), &mut dsts);
-            narrow(node, self.routes.keys().map(|net| IpRange::prefix(*net)), &mut dsts);
         }
         let literals = spec.addresses.iter().flat_map(|sel| self.plan.ranges(*sel));
         let present = literals.filter(|literal| !node.blocks.contains(&(set, literal.range)));

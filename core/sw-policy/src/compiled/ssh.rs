@@ -95,7 +95,9 @@ impl Compiled {
             self.for_each_source(plan, &domains, &mut emit);
         }
         let is_source = node.member_of.binary_search(&plan.set).is_ok();
-        if !is_self && !is_dst && !domains.is_empty() && is_source {
+        // What the rule says of others is a part of its own, which a source hears of even where it is no destination.
+        let has_others = !is_self || !plan.dst.is_empty();
+        if has_others && !is_dst && !domains.is_empty() && is_source {
             match owner {
                 Some(owner) => self.for_user(owner, plan, &domains, &mut emit),
                 None => emit.common(self.principals([node].into_iter(), plan.counts_tags)),
