@@ -4,10 +4,10 @@ use serde_json::{Value, json};
 
 /// Returns what one machine gets of a policy over the machines of policy-cases.json.
 fn of_machine(policy: &Value, name: &str) -> Value {
-    let cases: Value = serde_json::from_str(include_str!("policy-cases.json")).unwrap();
+    let cases: Value = serde_json::from_str(include_str!("policy-cases.json")).expect("JSON");
     let (users, nodes) = (&cases["defaults"]["users"], &cases["defaults"]["nodes"]);
     let input = json!({"policy": policy, "users": users, "nodes": nodes}).to_string();
-    let output = serde_json::to_value(sw_policy::conform::answer(&input).unwrap()).unwrap();
+    let output = serde_json::to_value(sw_policy::conform::answer(&input).expect("a document")).expect("JSON");
     assert_eq!(output["error"], Value::Null);
     output["nodes"][name].clone()
 }
@@ -37,5 +37,8 @@ fn own_and_other_destinations_of_an_ssh_rule_are_two_parts() {
     let one = rules(json!(["autogroup:self"]));
     assert_eq!(one.as_array().unwrap().len(), 2);
     let both = rules(json!(["autogroup:self", "tag:db"]));
-    assert_eq!(both, Value::Array([one.as_array().unwrap().clone(), one.as_array().unwrap().clone()].concat()));
+    assert_eq!(
+        both,
+        Value::Array([one.as_array().unwrap().clone(), one.as_array().unwrap().clone()].concat())
+    );
 }
