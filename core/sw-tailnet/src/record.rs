@@ -398,6 +398,13 @@ pub struct Settings {
     /// Whether machines may get HTTPS certificates for their names.
     #[serde(default)]
     pub https: bool,
+    /// Whether it is kept for 30 days who connected to which port of whom, as machines tell it.
+    #[serde(default = "yes")]
+    pub record_connections: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Settings {
@@ -416,6 +423,7 @@ impl Settings {
             file_sharing: true,
             ssh: true,
             https: false,
+            record_connections: true,
         }
     }
 }

@@ -58,6 +58,9 @@ impl Tailnet {
         links.dedup_by_key(|link| link.peer);
         live.links = Some(links);
 
+        if !state.settings().record_connections {
+            return;
+        }
         let accepted = &mut live.facts.accepted;
         let is_fresh = |seen: &Accepted| now.wall.saturating_since(seen.at) < REMEMBERED_FOR;
         let before = accepted.len();
@@ -81,6 +84,14 @@ impl Tailnet {
         if accepted.len() > REMEMBERED_MAX {
             accepted.sort_by_key(|seen| std::cmp::Reverse(seen.at));
             accepted.truncate(REMEMBERED_MAX);
+        }
+    }
+
+    /// Forgets who connected to whom; what is stored of it goes with the next writing of facts.
+    pub(crate) fn forget_connections(&mut self) {
+        for live in self.live.values_mut().filter(|live| !live.facts.accepted.is_empty()) {
+            live.facts.accepted.clear();
+            live.unsaved = true;
         }
     }
 

@@ -332,16 +332,14 @@ impl Tailnet {
         }
         self.stamp += 1;
         self.streams.settings_changed(self.stamp);
-        if old.base_domain != new.base_domain || old.stable_suffix != new.stable_suffix {
-            let all: Vec<NodeId> = self.live.keys().copied().collect();
-            for id in all {
-                self.touch(id, &[Aspect::Full, Aspect::Own]);
-            }
-            return;
+        if !new.record_connections {
+            self.forget_connections();
         }
+        let is_renamed = old.base_domain != new.base_domain || old.stable_suffix != new.stable_suffix;
+        let aspects: &[Aspect] = if is_renamed { &[Aspect::Full, Aspect::Own] } else { &[Aspect::Own] };
         let all: Vec<NodeId> = self.live.keys().copied().collect();
         for id in all {
-            self.touch(id, &[Aspect::Own]);
+            self.touch(id, aspects);
         }
     }
 

@@ -174,3 +174,22 @@ fn connections_outlive_a_restart_and_are_bounded() {
     world.tell(1, vec![], vec![answered(2, 399)]);
     assert!(world.tailnet.unsaved_facts().is_empty(), "seen again soon is not written again");
 }
+
+#[test]
+fn a_network_that_remembers_no_connections_forgets_those_it_has() {
+    let mut world = World::new();
+    world.tell(1, vec![], vec![answered(2, 22)]);
+    assert_eq!(world.cuts(r#"{"grants": []}"#).len(), 1);
+    drop(world.tailnet.unsaved_facts());
+    let settings = world.tailnet.state().settings().clone();
+    let off = Settings { record_connections: false, ..settings };
+    world.tailnet.execute("test", Command::SetSettings(Box::new(off)), world.now).expect("allowed");
+    world.commit();
+    assert_eq!(world.cuts(r#"{"grants": []}"#), []);
+    let facts = world.tailnet.unsaved_facts();
+    let own = facts.iter().find(|(id, _)| *id == NodeId(1)).expect("what is stored goes, too");
+    assert!(own.1.accepted.is_empty());
+    world.tell(1, vec![link(2, LinkPath::Direct)], vec![answered(2, 22)]);
+    assert_eq!(world.path(1, 2), Some(LinkPath::Direct), "paths are told all the same");
+    assert_eq!(world.cuts(r#"{"grants": []}"#), []);
+}

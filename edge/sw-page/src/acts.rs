@@ -312,6 +312,14 @@ fn change_settings(new: &mut Settings, pieces: &[&str], form: &Fields) -> Result
                     "New machines get in at once.".into()
                 })
             }
+            "connections" => {
+                new.record_connections = form.get("value") == "on";
+                Ok(if new.record_connections {
+                    "Connections are remembered for 30 days from now on.".into()
+                } else {
+                    "Connections are not remembered any more; those of before are forgotten.".into()
+                })
+            }
             "key-expiry" => {
                 let days: u32 = form.get("value").parse().map_err(|_| "How many days?".to_owned())?;
                 new.key_days = (days > 0).then_some(days);

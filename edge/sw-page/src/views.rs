@@ -17,6 +17,7 @@ mod health;
 mod log;
 mod machine;
 mod other;
+mod path;
 mod picture;
 
 /// Answers a GET of a signed-in admin.

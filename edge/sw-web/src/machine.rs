@@ -280,8 +280,8 @@ fn path_picture(path: &PathView) -> Markup {
             (end(&path.to, 678, ""))
             (router(&path.from, 190))
             (router(&path.to, 490))
-            path class=(middle) d="M152 142H190M328 142H490M636 142H678" stroke-width=(if is_direct { 3 } else { 2 }) {}
-            @if !is_direct {
+            path class=(middle) d=(straight(path)) stroke-width=(if is_direct { 3 } else { 2 }) {}
+            @if path.relay.is_some() {
                 circle.f-surface cx="409" cy="142" r="13" {}
                 path.s-bad d="M404 137l10 10M414 137l-10 10" stroke-width="2" stroke-linecap="round" {}
                 text.t-m x="409" y="177" font-size="12" text-anchor="middle" { (path.direct_note) }
@@ -298,6 +298,16 @@ fn path_picture(path: &PathView) -> Markup {
                 text.t-m x="409" y="254" font-size="12.5" text-anchor="middle" { (path.ipv6_note) }
             }
         }
+    }
+}
+
+/// The line between the machines, with gaps where their routers stand.
+fn straight(path: &PathView) -> &'static str {
+    match (path.from.router.is_empty(), path.to.router.is_empty()) {
+        (false, false) => "M152 142H190M336 142H490M636 142H678",
+        (true, false) => "M152 142H490M636 142H678",
+        (false, true) => "M152 142H190M336 142H678",
+        (true, true) => "M152 142H678",
     }
 }
 

@@ -9,6 +9,7 @@ pub struct SettingsView {
     pub network: String,
     pub address_range: String,
     pub approval: bool,
+    pub record_connections: bool,
     /// Days; 0 = keys do not expire.
     pub key_expiry_days: u32,
     pub passkeys: Passkeys,
@@ -57,12 +58,16 @@ fn one(shell: &Shell, name: &str, input: &Markup) -> Markup {
 fn network(shell: &Shell, view: &SettingsView) -> Markup {
     let name =
         html! { input.field name="value" value=(view.network) aria-label="Name" required maxlength="63"; };
-    let approval = html! {
-        select.field name="value" aria-label="Approval" {
-            option value="on" selected[view.approval] { "on" }
-            option value="off" selected[!view.approval] { "off" }
+    let switch = |is_on: bool, name: &str| {
+        html! {
+            select.field name="value" aria-label=(name) {
+                option value="on" selected[is_on] { "on" }
+                option value="off" selected[!is_on] { "off" }
+            }
         }
     };
+    let approval = switch(view.approval, "Approval");
+    let connections = switch(view.record_connections, "Remember connections");
     let expiry = html! {
         select.field name="value" aria-label="Key expiry" {
             @for (days, word) in [(0, "never"), (30, "30 days"), (90, "90 days"), (180, "180 days"), (365, "a year")] {
@@ -77,6 +82,7 @@ fn network(shell: &Shell, view: &SettingsView) -> Markup {
             (setting("Address range", "New machines get the next free address", &html! { span.mono { (view.address_range) } }))
             (setting("New machines need approval", "Invites for one person are approved already", &one(shell, "approval", &approval)))
             (setting("Keys expire after", "Tagged machines never expire", &one(shell, "key-expiry", &expiry)))
+            (setting("Remember connections for 30 days", "Who reached which port of whom, so that Access can name what a rule would cut. Off forgets them", &one(shell, "connections", &connections)))
         }
     }
 }

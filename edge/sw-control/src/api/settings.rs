@@ -20,6 +20,7 @@ struct Input {
     file_sharing: Option<bool>,
     ssh: Option<bool>,
     https: Option<bool>,
+    record_connections: Option<bool>,
 }
 
 pub(crate) async fn settings(ask: &Ask<'_>) -> Answer {
@@ -38,6 +39,7 @@ pub(crate) async fn settings(ask: &Ask<'_>) -> Answer {
             settings.file_sharing = input.file_sharing.unwrap_or(settings.file_sharing);
             settings.ssh = input.ssh.unwrap_or(settings.ssh);
             settings.https = input.https.unwrap_or(settings.https);
+            settings.record_connections = input.record_connections.unwrap_or(settings.record_connections);
             store(ask, settings.clone()).await?;
         }
         _ => return Err(no_such_path()),

@@ -13,9 +13,10 @@ use sw_web::machine::{MachineView, PeerRow, ReachRow, RouteRow, Tab, page as ren
 
 pub(super) async fn page(site: &Site, ask: &Ask, visitor: &Visitor, name: &str) -> Option<String> {
     let (label, tab, now) = (name.to_owned(), Tab::parse(ask.query.get("tab")), clock::now().wall);
+    let to = ask.query.get("to").to_owned();
     let view = site.control.read(move |tailnet| {
         let node = tailnet.state().node_by_label(&label)?;
-        Some(view(tailnet, node, tab, now))
+        Some(view(tailnet, node, tab, &to, now))
     });
     let mut view = view.await.ok()??;
     if tab == Tab::History {
@@ -24,14 +25,19 @@ pub(super) async fn page(site: &Site, ask: &Ask, visitor: &Visitor, name: &str) 
     Some(render(&shell(site, ask, visitor, Page::Machines).await?, &view))
 }
 
-fn view(tailnet: &Tailnet, node: &Node, tab: Tab, now: UnixTime) -> MachineView {
+fn view(tailnet: &Tailnet, node: &Node, tab: Tab, to: &str, now: UnixTime) -> MachineView {
+    let mut peers = peers(tailnet, node, tailnet.presence(node.id).is_online());
+    let path = super::path::chosen(tailnet, node, to);
+    if let Some(path) = &path {
+        peers.iter_mut().for_each(|peer| peer.chosen = peer.name == path.to.name);
+    }
     let online = tailnet.presence(node.id).is_online();
     MachineView {
         name: node.label.clone(),
         sentence: sentence(tailnet, node, online, now),
         tab,
-        path: None,
-        peers: peers(tailnet, node, online),
+        path,
+        peers,
         reach: reach(tailnet, node),
         routes: routes(tailnet, node),
         history: Vec::new(),

@@ -440,6 +440,7 @@ pub(super) async fn settings(site: &Site, ask: &Ask, visitor: &Visitor) -> Optio
             network: settings.name.clone(),
             address_range: format!("{}/{}", settings.pool.base, settings.pool.bits),
             approval: settings.approval,
+            record_connections: settings.record_connections,
             key_expiry_days: settings.key_days.unwrap_or(0),
             passkeys,
             oidc,
