@@ -69,4 +69,70 @@ mod tests {
         assert!(colored[0].iter().all(|dark| !dark), "quiet zone");
         assert!(colored[2][2..9].iter().all(|dark| *dark), "top edge of the first finder");
     }
+
+    /// The theme of a terminal: lightness of its text and of its ground.
+    const DARK: (u8, u8) = (210, 20);
+    const LIGHT: (u8, u8) = (40, 250);
+
+    /// What a camera sees of the code on a terminal's screen: turned by an angle, blurred by its optics, unevenly lit.
+    /// A cell of the terminal is twice as high as wide.
+    fn photograph(lines: &[String], (text, ground): (u8, u8), angle: f64) -> (usize, Vec<u8>) {
+        const CELL: f64 = 10.0;
+        const SIZE: usize = 480;
+        let is_colored = lines[0].starts_with("\x1b[30;107m");
+        let (ink, paper) = if is_colored { (0, 255) } else { (text, ground) };
+        let modules = seen(lines, true);
+        let side = modules[0].len() as f64 * CELL;
+        let (sin, cos) = angle.sin_cos();
+        let lightness = |x: f64, y: f64| {
+            let (x, y) = (x - SIZE as f64 / 2.0, y - SIZE as f64 / 2.0);
+            let (x, y) = (x * cos - y * sin + side / 2.0, x * sin + y * cos + side / 2.0);
+            if x < 0.0 || y < 0.0 || x >= side {
+                return f64::from(ground);
+            }
+            let module = modules.get((y / CELL) as usize).and_then(|row| row.get((x / CELL) as usize));
+            module.map_or(f64::from(ground), |has_ink| f64::from(if *has_ink { ink } else { paper }))
+        };
+        let pixel = |x: usize, y: usize| {
+            let around = [-1.5, 0.0, 1.5];
+            let sum: f64 = around
+                .iter()
+                .flat_map(|dy| around.iter().map(move |dx| (dx, dy)))
+                .map(|(dx, dy)| lightness(x as f64 + dx, y as f64 + dy))
+                .sum();
+            // The lower right corner gets two thirds of the light.
+            (sum / 9.0 * (1.0 - (x + y) as f64 / SIZE as f64 / 6.0)) as u8
+        };
+        (SIZE, (0..SIZE * SIZE).map(|at| pixel(at % SIZE, at / SIZE)).collect())
+    }
+
+    fn scan((size, pixels): &(usize, Vec<u8>)) -> Option<String> {
+        let mut image =
+            rqrr::PreparedImage::prepare_from_greyscale(*size, *size, |x, y| pixels[y * size + x]);
+        image.detect_grids().first()?.decode().ok().map(|(_, text)| text)
+    }
+
+    /// As phones do: one frame after the other until one can be read.
+    fn reads(code: &[String], theme: (u8, u8), is_negative: bool) -> Option<String> {
+        [0.2, 0.16, 0.24, 0.28, 0.12].into_iter().find_map(|angle| {
+            let (size, mut pixels) = photograph(code, theme, angle);
+            if is_negative {
+                pixels.iter_mut().for_each(|lightness| *lightness = 255 - *lightness);
+            }
+            scan(&(size, pixels))
+        })
+    }
+
+    #[test]
+    fn a_camera_reads_it_from_dark_and_light_terminals() {
+        let url = "https://203.0.113.7/j/7QmX2vKd9sT4bN8cLw5eRy";
+        let (colored, plain) = (lines(url, true).expect("fits"), lines(url, false).expect("fits"));
+        for theme in [DARK, LIGHT] {
+            assert_eq!(reads(&colored, theme, false).as_deref(), Some(url), "{theme:?}");
+        }
+        assert_eq!(reads(&plain, DARK, false).as_deref(), Some(url));
+        // Without colour a light terminal shows the negative.
+        assert_eq!(reads(&plain, LIGHT, true).as_deref(), Some(url));
+        assert_eq!(reads(&plain, LIGHT, false), None);
+    }
 }

@@ -41,7 +41,8 @@ fail() { say "error: $1"; [ -z "${2:-}" ] || say "  why: $2"; [ -z "${3:-}" ] ||
 [ "$(id -u)" = 0 ] || fail "the line needs root." "you are $(id -un)" "put sudo before sh at its end"
 "#;
 
-const INSTALL: &str = r#"if command -v samewire >/dev/null 2>&1; then
+const INSTALL: &str = r#"new_here=
+if command -v samewire >/dev/null 2>&1; then
   bin=$(command -v samewire)
 else
   [ "$(uname -m)" = "{arch}" ] || fail "there is no samewire for this kind of machine here." "this machine is $(uname -m), the server hands out {arch}" "build it from source, then: samewire join with the string of samewire invite"
@@ -55,14 +56,16 @@ else
   mv "$new" /usr/local/bin/samewire
   trap - EXIT
   bin=/usr/local/bin/samewire
+  new_here=--downloaded
 fi
 "#;
 
 const NO_BINARY: &str = r#"command -v samewire >/dev/null 2>&1 || fail "samewire is not installed here, and this server has no copy that runs on other machines." "its binary is linked to its own system" "install samewire on this machine, then paste the line again"
 bin=$(command -v samewire)
+new_here=
 "#;
 
-const TAIL: &str = r#"exec "$bin" join '{join}'
+const TAIL: &str = r#"exec "$bin" join $new_here '{join}'
 "#;
 
 #[cfg(test)]
@@ -89,7 +92,7 @@ mod tests {
             let text = join_script(&script);
             let status = Command::new("sh").args(["-n", "-c", &text]).status().expect("sh runs");
             assert!(status.success(), "{text}");
-            assert!(text.ends_with("exec \"$bin\" join 'sw1.abc'\n"));
+            assert!(text.ends_with("exec \"$bin\" join $new_here 'sw1.abc'\n"));
             assert!(!text.contains('{') || !text.contains("{url}"), "a placeholder is left");
         }
     }

@@ -50,6 +50,7 @@ fn two_lines_make_a_network_and_the_official_client_joins_it() {
     let line = line_with(&screen, "curl ");
     for shell in &mut homes {
         let said = shell.types_well(line);
+        assert!(said.contains("  ok Downloaded          samewire "), "{said}");
         assert!(said.contains("You are in home.internal."), "{said}");
     }
     let [attic, studio] = &mut homes;

@@ -109,6 +109,24 @@ impl Machine {
         assert_eq!(said.code, 0, "{line}\n{}{}", said.out, said.err);
     }
 
+    /// Runs a script with only these variables, on a terminal of its own or into pipes. A terminal has one stream.
+    pub(crate) fn bare(&self, environment: &str, script: &str, is_terminal: bool) -> Said {
+        let mut command = self.enter();
+        command.arg("env").args(environment.split_whitespace());
+        if is_terminal {
+            // Python would put a locale with UTF-8 in the place of C.
+            command.args([
+                "PYTHONCOERCECLOCALE=0",
+                "python3",
+                "-c",
+                "import pty, sys; pty.spawn(sys.argv[1:])",
+            ]);
+        }
+        // In a pipe, too, both go to one place, so that they stay in order.
+        command.args(["sh", "-c", &format!("exec 2>&1; {script}")]);
+        said(&command.output().expect("nsenter"))
+    }
+
     /// Starts a further daemon and waits until it answers at /run/NAME.sock.
     pub(crate) fn daemon(&self, name: &str, flags: &str) {
         let (state, socket) = (format!("/var/lib/{name}"), format!("/run/{name}.sock"));

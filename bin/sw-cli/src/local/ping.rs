@@ -81,6 +81,9 @@ pub(super) fn ping(context: &Context, args: &PingArgs) -> Outcome {
         let result = response.and_then(super::Response::ok).and_then(super::Response::json::<PingResult>);
         match result {
             Ok(result) if result.is_local_ip => {
+                if args.json && !context.is_official {
+                    return say_json(&result);
+                }
                 say(format!("{address} is local Tailscale IP"))?;
                 return Ok(());
             }
