@@ -67,7 +67,14 @@ async fn plan(site: &Site, visitor: &Visitor, pieces: &[&str], form: &Fields) ->
             })
         }
         ["machines", id, "refuse"] => {
-            let command = Command::RefuseLogin(id.into());
+            // A request at the login page, or a machine that came by a key and waits.
+            let command = match is_login(site, id).await {
+                true => Command::RefuseLogin(id.into()),
+                false => match find_machine(site, id).await? {
+                    node if node.approved => return Err(format!("{} is in already.", node.label)),
+                    node => Command::DeleteNode(node.id),
+                },
+            };
             Ok(Plan {
                 commands: vec![command],
                 said: "Refused.".into(),
@@ -103,12 +110,17 @@ async fn plan(site: &Site, visitor: &Visitor, pieces: &[&str], form: &Fields) ->
 }
 
 async fn carry_out(site: &Site, visitor: &Visitor, plan: Plan) -> Response<Body> {
+    let mut back = plan.back;
     for command in plan.commands {
-        if let Err(error) = site.control.execute(&visitor.login, command).await {
-            return refuse(site, visitor, &sentence(&error), &plan.to);
+        let lets_in = matches!(command, Command::ApproveLogin { .. });
+        match site.control.execute(&visitor.login, command).await {
+            // The machine is made by it, so what puts it back to waiting is known only now.
+            Ok(Done::Node(node)) if lets_in => back.push(Command::ApproveNode { node, approved: false }),
+            Ok(_) => {}
+            Err(error) => return refuse(site, visitor, &sentence(&error), &plan.to),
         }
     }
-    done(site, visitor, plan.said, Outcome { back: plan.back, ..Outcome::default() }, &plan.to)
+    done(site, visitor, plan.said, Outcome { back, ..Outcome::default() }, &plan.to)
 }
 
 /// Sends the browser on, with the toast's id in the URL.
@@ -158,17 +170,20 @@ fn machine(node: &Node, verb: &str, form: &Fields) -> Result<Plan, Refused> {
     match verb {
         "rename" => {
             let label = form.get("name").to_ascii_lowercase();
-            let back = vec![Command::RenameNode { node: id, label: Some(node.label.clone()) }];
+            let before = node.label_fixed.then(|| node.label.clone());
+            let back = vec![Command::RenameNode { node: id, label: before }];
             let command = Command::RenameNode { node: id, label: Some(label.clone()) };
             one(command, format!("Renamed to {label}."), back, own(&label))
         }
         "tags" => {
             let tags: Vec<String> = list(form.get("tags"));
-            let back = match &node.owner {
+            let owner = match &node.owner {
                 Owner::User(user) => Command::GiveNode { node: id, user: *user },
                 Owner::Tags(tags) => Command::TagNode { node: id, tags: tags.clone() },
             };
-            one(Command::TagNode { node: id, tags }, "Tags saved.".into(), vec![back], own(&node.label))
+            // Keys of tagged machines do not expire, so the tag took that away too.
+            let back = vec![owner, Command::SetExpiry { node: id, at: node.expiry }];
+            one(Command::TagNode { node: id, tags }, "Tags saved.".into(), back, own(&node.label))
         }
         "approve" => {
             let back = vec![Command::ApproveNode { node: id, approved: false }];

@@ -87,7 +87,7 @@ fn node(old: &Node, new: &Node, now: &Node) -> Option<Vec<Command>> {
     let node = new.id;
     let mut back = Vec::new();
     if old.label != new.label {
-        let command = Command::RenameNode { node, label: Some(old.label.clone()) };
+        let command = Command::RenameNode { node, label: old.label_fixed.then(|| old.label.clone()) };
         (now.label == new.label).then(|| back.push(command))?;
     }
     if old.owner != new.owner {

@@ -4,7 +4,7 @@ mod world;
 
 use std::time::Duration;
 use sw_control::clock;
-use sw_tailnet::{Command, Done, SessionKind};
+use sw_tailnet::{Command, Done, NewUser, Role, SessionKind, UserChange};
 use world::{between, world};
 
 #[tokio::test]
@@ -18,7 +18,7 @@ async fn a_link_signs_in_once_and_a_get_does_not_use_it_up() {
     assert!(answer.starts_with("HTTP/1.1 303") && answer.contains("HttpOnly; SameSite=Strict"), "{answer}");
     let cookie = between(&answer, "set-cookie: ", ";");
     let page = world.get("/machines", cookie).await;
-    assert!(page.contains("Ada Marsh") && page.contains("Only this machine so far"), "{page}");
+    assert!(page.contains("Ada Marsh") && page.contains("No machine yet."), "{page}");
     let again = world.post(&format!("/admin/{link}"), "", "").await;
     assert!(again.starts_with("HTTP/1.1 410") && again.contains("samewire admin"), "{again}");
 }
@@ -163,6 +163,38 @@ async fn a_session_ends_when_its_time_is_over_and_when_its_person_is_suspended()
         format!("/admin/{}", text.expose())
     };
     assert!(!world.post(&old_link, "", "").await.starts_with("HTTP/1.1 303"), "a link whose time is over");
+
+    // Somebody else, who is suspended while signed in.
+    let jun = NewUser {
+        name: "jun".into(),
+        email: None,
+        display_name: String::new(),
+        role: Some(Role::Admin),
+        provider: None,
+        groups: Vec::new(),
+    };
+    let Ok(Done::User(jun)) = world.control.execute("root", Command::CreateUser(jun)).await else {
+        panic!("a person has an id")
+    };
+    let of_jun = async |kind| {
+        let expires = clock::now().wall + Duration::from_secs(60);
+        let make = Command::CreateSession { kind, user: jun, expires };
+        let Ok(Done::Secret { text, .. }) = world.control.execute("root", make).await else {
+            panic!("a session has a token")
+        };
+        text.expose().clone()
+    };
+    let (session, link) =
+        (format!("sw={}", of_jun(SessionKind::Cookie).await), of_jun(SessionKind::Link).await);
+    assert!(world.get("/machines", &session).await.contains("<h1>Machines</h1>"));
+    let change = UserChange { suspended: Some(true), ..UserChange::default() };
+    world.control.execute("root", Command::UpdateUser { user: jun, change }).await.expect("suspended");
+    assert!(
+        world.get("/machines", &session).await.contains("<h1>Sign in</h1>"),
+        "the session of a suspended person"
+    );
+    let answer = world.post(&format!("/admin/{link}"), "", "").await;
+    assert!(!answer.starts_with("HTTP/1.1 303"), "the link of a suspended person: {answer}");
 
     let token = between(&world.get("/settings", &cookie).await, "name=\"csrf\" value=\"", "\"").to_owned();
     let answer = world.post("/sign-out", &cookie, &format!("csrf={token}")).await;

@@ -94,7 +94,7 @@ fn auth_table(shell: &Shell, keys: &[AuthKey]) -> Markup {
             tbody { @for key in keys {
                 tr {
                     td { span.name.mono { (key.shown) } span.sub { (key.note) } }
-                    td.muted { (key.adds) } td { (key.left) } td { (key.ends) } td.muted { (key.last_used) }
+                    td.muted { (key.adds) } td data-l="left" { (key.left) } td data-l="ends" { (key.ends) } td.muted data-l="used" { (key.last_used) }
                     td.num { (Act { to: &format!("/keys/{}/revoke", key.id), label: "Revoke, others keep working", class: "sm quiet", fields: &[] }.show(shell)) }
                 }
             } }
@@ -110,7 +110,7 @@ fn api_table(shell: &Shell, keys: &[ApiKey]) -> Markup {
             tbody { @for key in keys {
                 tr {
                     td { span.name.mono { (key.shown) } span.sub { (key.note) } }
-                    td.muted { (key.may) } td { (key.ends) } td.muted { (key.last_used) }
+                    td.muted { (key.may) } td data-l="ends" { (key.ends) } td.muted data-l="used" { (key.last_used) }
                     td.num { (Act { to: &format!("/keys/api/{}/revoke", key.id), label: "Revoke, others keep working", class: "sm quiet", fields: &[] }.show(shell)) }
                 }
             } }

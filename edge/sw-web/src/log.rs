@@ -1,4 +1,4 @@
-//! `/log`: who changed what, from where, and the way back.
+//! `/log`: who changed what, and the way back.
 
 use crate::parts::{Act, segment};
 use crate::shell::Shell;
@@ -23,7 +23,6 @@ pub struct Entry {
     /// Old and new value, when there are.
     pub old: String,
     pub new: String,
-    pub from: String,
     /// Where a POST undoes it.
     pub undo: Option<String>,
 }
@@ -66,19 +65,21 @@ pub(crate) fn table(shell: &Shell, entries: &[Entry]) -> Markup {
             div.card.scroll { table.cards {
                 thead { tr {
                     th scope="col" { "When" } th scope="col" { "Who" } th scope="col" { "What" }
-                    th scope="col" { "From" } th.num scope="col" {}
+                    th.num scope="col" {}
                 } }
                 tbody { @for entry in entries {
                     tr {
                         td { (entry.when) }
                         td { span.name { (entry.who) } }
-                        td {
+                        td.all {
                             (entry.what)
-                            @if !entry.old.is_empty() || !entry.new.is_empty() {
-                                span.sub { span.tag { (entry.old) } " to " span.tag { (entry.new) } }
+                            @match (entry.old.is_empty(), entry.new.is_empty()) {
+                                _ if entry.old == entry.new => {}
+                                (false, false) => span.sub { span.tag { (entry.old) } " to " span.tag { (entry.new) } },
+                                (true, _) => span.sub { span.tag { (entry.new) } },
+                                (false, true) => span.sub { "was " span.tag { (entry.old) } },
                             }
                         }
-                        td.muted { (entry.from) }
                         td.num { @if let Some(to) = &entry.undo { (Act { to, label: "Undo", class: "sm quiet", fields: &[] }.show(shell)) } }
                     }
                 } }

@@ -210,7 +210,7 @@ fn connections(view: &MachineView, own: &str) -> Markup {
         @if view.peers.is_empty() {
             section.card.pad.empty { p { "No connection in the last hour. Choose a machine to check a path." } }
         } @else {
-            div.card.below.scroll {
+            div.card.scroll.below[view.path.is_some()] {
                 table.cards {
                     thead { tr {
                         th scope="col" { "To" } th scope="col" { "Path" } th scope="col" { "First known address" }
@@ -275,7 +275,7 @@ fn path_picture(path: &PathView) -> Markup {
     let middle = if is_direct { "w-direct" } else { "w-try" };
     let summary = format!("{} to {}: {}. {}", path.from.name, path.to.name, path.label, path.because);
     html! {
-        svg viewBox="0 0 830 276" width="100%" role="img" aria-label=(summary) {
+        div.pathbox { svg viewBox="0 0 830 276" width="100%" role="img" aria-label=(summary) {
             (end(&path.from, 2, "this machine"))
             (end(&path.to, 678, ""))
             (router(&path.from, 190))
@@ -297,7 +297,7 @@ fn path_picture(path: &PathView) -> Markup {
                 path.w-try d="M77 188C77 246 250 250 300 250M518 250C568 250 753 246 753 188" stroke-width="2" {}
                 text.t-m x="409" y="254" font-size="12.5" text-anchor="middle" { (path.ipv6_note) }
             }
-        }
+        } }
     }
 }
 

@@ -95,10 +95,13 @@ pub fn page(shell: &Shell, view: &MachinesView) -> String {
             a.btn.go href="/machines/add" { "Add a machine" }
         }
         (waiting(shell, &view.waiting))
-        (bar(view))
+        @if view.counts.all > 0 { (bar(view)) }
         @if view.counts.all <= 1 && view.query.is_empty() {
             section.card.pad.empty {
-                p { "Only this machine so far. Add the second one; it takes a minute." }
+                p {
+                    @if view.counts.all == 0 { "No machine yet. Add the first one; it takes a minute." }
+                    @else { "Only this machine so far. Add the second one; it takes a minute." }
+                }
                 p.below { a.btn href="/machines/add" { "Add a machine" } }
             }
         }
@@ -124,7 +127,7 @@ pub fn waiting(shell: &Shell, items: &[Waiting]) -> Markup {
                             div.t {
                                 b { (name) } " asks to join"
                                 @if !person.is_empty() { " as " (person) }
-                                ". " span.muted { (facts) ", key " code { "[" (key) "]" } }
+                                ". " span.muted { (facts) ", words " b { (key) } }
                             }
                             (Act { to: &format!("/machines/{}/approve", segment(id)), label: "Approve", class: "sm", fields: &[] }.show(shell))
                             (Act { to: &format!("/machines/{}/refuse", segment(id)), label: "Refuse", class: "sm quiet", fields: &[] }.show(shell))

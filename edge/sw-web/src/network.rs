@@ -94,10 +94,14 @@ pub fn page(shell: &Shell, view: &NetworkView) -> String {
 
 /// The picture alone; swapped by the event stream under the id `net`.
 pub fn picture(view: &NetworkView) -> Markup {
-    match view.machines.len() {
-        0..=SMALL_MAX => small(view),
-        n if n <= NEAR_MAX => near(view),
-        _ => far::picture(view),
+    html! {
+        div.netbox #net {
+            @match view.machines.len() {
+                0..=SMALL_MAX => (small(view)),
+                n if n <= NEAR_MAX => (near(view)),
+                _ => (far::picture(view)),
+            }
+        }
     }
 }
 
@@ -144,12 +148,12 @@ fn small(view: &NetworkView) -> Markup {
     let n = names.len().max(2);
     let spot = |i: usize| {
         let angle = std::f64::consts::TAU * i as f64 / n as f64 + std::f64::consts::PI;
-        (WIDTH / 2.0 + 230.0 * angle.cos(), HEIGHT / 2.0 + 190.0 * angle.sin())
+        (380.0 + 250.0 * angle.cos(), 270.0 + 210.0 * angle.sin())
     };
     let at: BTreeMap<&str, (f64, f64)> =
         names.iter().enumerate().map(|(i, name)| (name.as_str(), spot(i))).collect();
     html! {
-        svg #net .net viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label=(summary(view)) {
+        svg.net.few viewBox="0 0 760 560" role="img" aria-label=(summary(view)) {
             @if names.len() == 1 {
                 @let ((ax, ay), (bx, by)) = (spot(0), spot(1));
                 path.w-try d=(format!("M{ax:.1} {ay:.1}L{bx:.1} {by:.1}")) stroke-width="2" {}
@@ -166,7 +170,9 @@ fn small(view: &NetworkView) -> Markup {
             }
             @for name in &names {
                 @let (x, y) = at[name.as_str()];
+                @let is_chosen = view.chosen.as_ref().is_some_and(|chosen| chosen.name == **name);
                 a href={ "/network?chosen=" (segment(name)) } {
+                    @if is_chosen { circle.s-acc.ring cx=(format!("{x:.1}")) cy=(format!("{y:.1}")) r="15" stroke-width="2" {} }
                     circle class={ (dot_class(view, name)) " nd" } cx=(format!("{x:.1}")) cy=(format!("{y:.1}")) r="9" {}
                     text.lab.nb x=(format!("{x:.1}")) y=(format!("{:.1}", y + 28.0)) text-anchor="middle" { (name) }
                 }
@@ -182,7 +188,7 @@ fn near(view: &NetworkView) -> Markup {
     let chosen = view.chosen.as_ref().map(|c| c.name.as_str());
     let is_hot = |l: &&Link| chosen.is_some_and(|c| l.a == c || l.b == c);
     html! {
-        svg #net .net viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label=(summary(view)) {
+        svg.net viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label=(summary(view)) {
             g transform={ "scale(" (format!("{:.4}", placed.scale)) ")" } {
                 @for (i, (x, y, r)) in placed.discs.iter().enumerate() {
                     @let on = chosen.is_some_and(|c| view.groups[i].machines.iter().any(|m| m == c));

@@ -66,9 +66,9 @@ pub fn page(shell: &Shell, view: &PeopleView) -> String {
                 tr {
                     td { div.nm { span.av aria-hidden="true" { (initials(&person.name)) } span.avn { span.name { (person.name) } span.sub { (person.login) } } } }
                     td { (person.role) }
-                    td { (person.machines) }
+                    td data-l="machines" { (person.machines) }
                     td.muted { (person.sign_in) }
-                    td.muted { (person.seen) }
+                    td.muted data-l="seen" { (person.seen) }
                     td.num {
                         details.menu {
                             summary.btn.sm.quiet { "Change" }
@@ -97,7 +97,7 @@ pub fn page(shell: &Shell, view: &PeopleView) -> String {
                     tr {
                         td { span.name { (invite.for_whom) } span.sub { (invite.sent) } @if !invite.link.is_empty() { div.cmd.mono { (invite.link) } } }
                         td.muted { (invite.may) }
-                        td.muted { (invite.ends) }
+                        td.muted data-l="ends" { (invite.ends) }
                         td.num {
                             @if !invite.link.is_empty() { button.btn.sm.quiet type="button" data-copy=(invite.link) { "Copy link" } }
                             (Act { to: &format!("/keys/{}/revoke", invite.id), label: "Take back", class: "sm quiet", fields: &[] }.show(shell))

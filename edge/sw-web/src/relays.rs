@@ -19,8 +19,6 @@ pub struct Relay {
     pub ways: String,
     pub kind: String,
     pub used_by: String,
-    pub now: String,
-    pub dropped: String,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -37,12 +35,11 @@ pub fn page(shell: &Shell, view: &RelaysView) -> String {
         div.card.scroll { table.cards {
             thead { tr {
                 th scope="col" { "Relay" } th scope="col" { "Kind" } th scope="col" { "Used by" }
-                th scope="col" { "Now" } th scope="col" { "Dropped" }
             } }
             tbody { @for relay in &view.relays {
                 tr {
                     td { span.name { (relay.name) } span.sub { (relay.ways) } }
-                    td.muted { (relay.kind) } td { (relay.used_by) } td { (relay.now) } td { (relay.dropped) }
+                    td.muted { (relay.kind) } td { (relay.used_by) }
                 }
             } }
         } }

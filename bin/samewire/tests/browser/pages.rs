@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Duration;
 
 use fantoccini::Locator;
 use fantoccini::key::Key;
@@ -182,6 +181,28 @@ pub(crate) async fn works_without_scripts(tab: &Tab) {
     tab.picture("add-invite").await;
 }
 
+/// Presses a button as somebody without a mouse does: Tab until it has the focus, then Enter.
+pub(crate) async fn press_by_keys(tab: &Tab, word: &str) {
+    // From the top of the page, as after a jump by F6 or a fresh load.
+    tab.js("document.activeElement.blur(); getSelection().removeAllRanges()").await;
+    let focused =
+        "const e = document.activeElement; return e.tagName === 'BUTTON' ? e.textContent.trim() : ''";
+    for _ in 0..80 {
+        tab.keys(&char::from(Key::Tab).to_string()).await;
+        // The editor takes Tab for itself and lets go with Escape.
+        if tab.js("return document.activeElement.tagName").await == "TEXTAREA" {
+            tab.keys(&char::from(Key::Escape).to_string()).await;
+            tab.js("document.activeElement.blur()").await;
+        }
+        if tab.js(focused).await == word {
+            let ring = tab.js("return getComputedStyle(document.activeElement).outlineStyle").await;
+            assert_ne!(ring, "none", "{word}: the focus shows");
+            return tab.keys(&char::from(Key::Enter).to_string()).await;
+        }
+    }
+    panic!("no Tab leads to {word:?}");
+}
+
 /// Find a machine, open it and look at its path, with keys alone.
 pub(crate) async fn works_by_keys(tab: &Tab) {
     tab.goto("/access").await;
@@ -196,6 +217,13 @@ pub(crate) async fn works_by_keys(tab: &Tab) {
     tab.keys("j").await;
     tab.keys(&char::from(Key::Enter).to_string()).await;
     tab.until("Enter opens it", SOON, async || tab.path().await == "/machines/attic-nas").await;
+    // The list of peers is walked the same way; what is chosen draws its path, which is read as words.
+    tab.keys("j").await;
+    tab.keys(&char::from(Key::Enter).to_string()).await;
+    tab.until("Enter draws the path", SOON, async || tab.path().await.contains("to=")).await;
+    let said = tab.js("return document.querySelector('.pathbox svg').getAttribute('aria-label')").await;
+    let said = said.as_str().expect("words").to_owned();
+    assert!(said.starts_with("attic-nas to ") && said.ends_with('.'), "a screen reader hears {said:?}");
     // The focus can be seen.
     tab.keys(&char::from(Key::Tab).to_string()).await;
     let ring = tab.js("return getComputedStyle(document.activeElement).outlineStyle").await;
@@ -229,17 +257,63 @@ async fn a_thousand_machines_stay_within_the_budget() {
         assert!(bytes < FIRST_PAGE_MAX, "{page}: {bytes} bytes");
         assert!(cost[1].as_u64().is_some_and(|requests| requests <= 3), "{page}: {} requests", cost[1]);
     }
+    picture_is_readable(&tab, 1_000).await;
+    tab.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_picture_of_five_and_fifty_machines_is_readable() {
+    if let Some(why) = missing() {
+        return skip("the_picture_of_five_and_fifty_machines_is_readable", &why);
+    }
+    for machines in [5, 50] {
+        let state = tempfile::tempdir().expect("a folder");
+        write_network(&state.path().join("control"), machines);
+        let network = Network::start_in(state).await;
+        let tab = Tab::open(&network.url).await;
+        tab.goto(&network.link().await).await;
+        tab.press("Sign in").await;
+        tab.until_says(&format!("{machines} machines")).await;
+        picture_is_readable(&tab, machines).await;
+        tab.close().await;
+    }
+}
+
+/// ux.md §6, check 20: no name lies over another, the chosen machine can be read, and it is the same picture again.
+async fn picture_is_readable(tab: &Tab, machines: u16) {
+    let overlaps = "
+        const all = [...document.querySelectorAll('.net .gname, .net .lab.nb, .net .lab.me')].filter((t) => t.textContent.trim());
+        const boxes = all.map((t) => [t.textContent.trim(), t.getBoundingClientRect()]);
+        const out = [];
+        boxes.forEach(([a, p], i) => boxes.slice(i + 1).forEach(([b, q]) => {
+            if (p.left < q.right - 1 && q.left < p.right - 1 && p.top < q.bottom - 2 && q.top < p.bottom - 2) out.push(a + ' over ' + b);
+        }));
+        return [boxes.length, out];";
     tab.goto("/network").await;
-    tab.picture("network-1000").await;
+    tab.picture(&format!("network-{machines}")).await;
+    let found = tab.js(overlaps).await;
+    assert!(found[0].as_u64().is_some_and(|names| names > 1), "{machines}: names are drawn");
+    assert_eq!(found[1], json!([]), "{machines} machines: names lie over each other");
     let first = tab.js("return document.getElementById('net').outerHTML").await;
     tab.goto("/network").await;
-    assert_eq!(
-        first,
-        tab.js("return document.getElementById('net').outerHTML").await,
-        "the same picture again"
-    );
-    tab.until("nothing goes on in the background", Duration::from_secs(5), async || true).await;
-    tab.close().await;
+    let again = tab.js("return document.getElementById('net').outerHTML").await;
+    assert_eq!(first, again, "{machines} machines: the same picture again");
+    tab.goto("/network?chosen=machine-3").await;
+    tab.until_says("Open machine").await;
+    tab.picture(&format!("network-{machines}-chosen")).await;
+    let panel = tab.js("return document.querySelector('.panel').textContent").await;
+    assert!(panel.as_str().is_some_and(|text| text.contains("machine-3")), "{panel}");
+    if machines <= 120 {
+        let ring = tab.js("return document.querySelectorAll('.net circle.s-acc').length").await;
+        assert_eq!(ring, 1, "{machines} machines: the chosen one has a ring");
+        let free = "
+            const me = [...document.querySelectorAll('.net text')].find((t) => t.textContent.trim() === 'machine-3').getBoundingClientRect();
+            return [...document.querySelectorAll('.net .lab')].filter((t) => t.textContent.trim() && t.textContent.trim() !== 'machine-3').every((t) => {
+                const o = t.getBoundingClientRect();
+                return me.left >= o.right || o.left >= me.right || me.top >= o.bottom - 2 || o.top >= me.bottom - 2;
+            });";
+        assert_eq!(tab.js(free).await, true, "{machines} machines: nothing lies over the chosen one's name");
+    }
 }
 
 /// A database as a server leaves it, with that many machines.

@@ -6,7 +6,9 @@ use fantoccini::Locator;
 use fantoccini::key::Key;
 
 use crate::network::{Machine, Network, greeter};
-use crate::pages::{look_at_every_page, stayed_at_home, sticks_out, works_by_keys, works_without_scripts};
+use crate::pages::{
+    look_at_every_page, press_by_keys, stayed_at_home, sticks_out, works_by_keys, works_without_scripts,
+};
 use crate::raw::asks_to_join;
 use crate::skip;
 use crate::tab::{SOON, Tab, missing};
@@ -57,7 +59,7 @@ async fn sign_in_by_link(network: &Network, tab: &Tab) {
     tab.goto(&link).await;
     tab.goto(&link).await;
     tab.picture("sign-in-by-link").await;
-    tab.press("Sign in").await;
+    press_by_keys(tab, "Sign in").await;
     tab.until_says("Ada Marsh").await;
     assert_eq!(tab.path().await, "/machines");
     tab.picture("machines-empty").await;
@@ -73,7 +75,7 @@ async fn approve_on_the_machines_page(network: &Network, tab: &Tab) -> Machine {
     // Nobody reloads: the request comes by the event stream.
     tab.until_says("attic-nas asks to join").await;
     tab.picture("machines-waiting").await;
-    tab.press("Approve").await;
+    press_by_keys(tab, "Approve").await;
     attic.until_running();
     tab.goto("/machines").await;
     tab.css("#m-attic-nas").await;
@@ -109,8 +111,11 @@ async fn a_link_shows_in_place(tab: &Tab, attic: &Machine, port: u16) {
     let took = tab.until("the link is drawn as direct", SOON, async || tab.js(drawn).await == true).await;
     crate::say(&format!("first connection to the link in the picture: {} ms", took.as_millis()));
     assert_eq!(tab.js("return window.same").await, true, "the page was not loaded again");
+    tab.picture("network-live").await;
     tab.goto("/machines/birch").await;
-    tab.until_says("direct, ").await;
+    tab.until_says("Path to attic-nas").await;
+    tab.until_says("Direct: packets go from socket to socket").await;
+    tab.picture("machine-path").await;
 }
 
 /// Names that machines give themselves are text, whatever is in them, and break no layout.
@@ -176,7 +181,7 @@ async fn edit_the_policy(tab: &Tab, attic: &Machine, port: u16) {
         .await;
     tab.until_says(&format!("attic-nas was connected to birch on TCP {port}")).await;
     tab.picture("access").await;
-    tab.css("#save").await.click().await.expect("a button");
+    press_by_keys(tab, "Save version 1").await;
     let took = tab.until("the node hears of it", REACHES_NODES, async || !attic.sees("birch")).await;
     crate::say(&format!("policy saved to node told: {} ms", took.as_millis()));
     tab.until_says("Version 1 is in force.").await;

@@ -73,10 +73,12 @@ fn lines(entry: &Entry) -> Vec<(String, Line)> {
         let line = Line {
             when: words::date_time(entry.at),
             who: entry.actor.clone(),
-            what: format!("{} {}", in_words(&audit.what), audit.target),
+            what: match audit.what.as_str() {
+                "policy.set" => "saved the policy, version".to_owned(),
+                what => format!("{} {}", in_words(what), audit.target),
+            },
             old: short(audit.old.as_deref()),
             new: short(audit.new.as_deref()),
-            from: String::new(),
             undo: None,
         };
         (audit.what.clone(), line)
@@ -98,7 +100,6 @@ fn in_words(what: &str) -> String {
         "machine.routes" => "set the routes of",
         "key.create" => "made key",
         "key.revoke" => "revoked key",
-        "policy.set" => "saved policy version",
         "settings.set" => "changed the settings of",
         "session.start" => "signed in, session",
         "user.update" => "changed",
@@ -112,9 +113,12 @@ fn in_words(what: &str) -> String {
     words.to_owned()
 }
 
-/// Long values (settings, policies) are for the export.
+/// Long values (settings, policies) are for the export; times are shown as everywhere on the page.
 fn short(value: Option<&str>) -> String {
     match value {
+        Some(text) if text.ends_with('Z') && text.contains('T') => {
+            text.parse().map_or_else(|_| text.to_owned(), words::date_time)
+        }
         Some(text) if text.chars().count() <= 60 => text.to_owned(),
         Some(_) => "…".into(),
         None => String::new(),

@@ -110,7 +110,13 @@ fn reach(tailnet: &Tailnet, node: &Node) -> Vec<ReachRow> {
         if ports.is_empty() {
             continue;
         }
-        let mut who: Vec<String> = rule.src_ips.iter().map(|src| named(tailnet, src)).collect();
+        // What "*" in the policy means to machines: every address of the network.
+        let is_everyone = rule.src_ips.iter().any(|src| src == "*" || src == "fd7a:115c:a1e0::/48");
+        let mut who: Vec<String> = if is_everyone {
+            vec!["every machine of the network".to_owned()]
+        } else {
+            rule.src_ips.iter().map(|src| named(tailnet, src)).collect()
+        };
         who.dedup();
         let mut ports = ports;
         ports.dedup();

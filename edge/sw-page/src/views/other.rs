@@ -5,6 +5,7 @@ use crate::access::{check_text, history};
 use crate::guard::Visitor;
 use crate::site::{Ask, Site};
 use crate::words;
+use std::collections::BTreeSet;
 use sw_control::clock;
 use sw_tailnet::{AuthKey, Tailnet, User};
 use sw_types::UnixTime;
@@ -400,11 +401,10 @@ fn relays_view(tailnet: &Tailnet) -> relays::RelaysView {
             } else {
                 region.region_name.clone()
             },
-            ways: ways.collect::<Vec<_>>().join("; "),
+            // Two of one region may stand at one place: one whole, one for STUN alone.
+            ways: ways.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join("; "),
             kind: format!("relay, region {number}"),
             used_by: words::count(users(number), "machine", "machines"),
-            now: String::new(),
-            dropped: String::new(),
         });
     }
     let blocked = tailnet.state().nodes().filter(|node| {

@@ -42,12 +42,12 @@ fn view_of(tailnet: &Tailnet, by_tag: bool) -> NetworkView {
         0 => String::new(),
         n => format!(", {n} by peer relay"),
     };
-    let sentence = format!(
-        "{}, {online} online. {} direct, {} relayed{by_peers}, right now.",
-        words::count(machines.len(), "machine", "machines"),
-        of(Kind::Direct),
-        of(Kind::Relayed),
-    );
+    let live = match (of(Kind::Direct), of(Kind::Relayed)) {
+        (0, 0) if by_peers.is_empty() => "No machine talks to another right now.".to_owned(),
+        (direct, relayed) => format!("{direct} direct, {relayed} relayed{by_peers}, right now."),
+    };
+    let sentence =
+        format!("{}, {online} online. {live}", words::count(machines.len(), "machine", "machines"));
     let groups = groups.into_iter().map(|(name, machines)| Group { name, machines }).collect();
     NetworkView { sentence, groups, machines, links, by_tag, ..NetworkView::default() }
 }

@@ -4,13 +4,18 @@
 use http::{Request, Response};
 use hyper::body::Incoming;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use sw_control::{Control, JoinFacts, Server, ServerConfig, clock};
 use sw_net::front::{Body, BoxFuture, Conn, Front, FrontLimits, Router};
 use sw_page::{OidcConfig, Site, SiteConfig};
-use sw_tailnet::{AllowAll, Command, Done, NewUser, SessionKind};
-use sw_types::{ControlPrivate, JoinAddress, ServerKeyHash};
+use sw_store::{Seq, SqliteStore, Store as _};
+use sw_tailnet::{
+    Change, Command, Done, Entry, Ids, JoinedBy, NewUser, Node, Owner, PolicyEngine, Pool, Role, SessionKind,
+    Settings, User,
+};
+use sw_types::{ControlPrivate, JoinAddress, MachineKey, NodeId, NodeKey, ServerKeyHash, UnixTime, UserId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -32,11 +37,17 @@ pub(crate) struct World {
 }
 
 pub(crate) async fn world(oidc: Option<OidcConfig>) -> World {
+    world_with(oidc, &[]).await
+}
+
+/// A network in whose books machines of these names stand; none of them was ever seen.
+pub(crate) async fn world_with(oidc: Option<OidcConfig>, machines: &[&str]) -> World {
     let state = tempfile::tempdir().expect("a folder");
+    write_machines(&state.path().join("control"), machines);
     let config = ServerConfig {
         url: "http://127.0.0.1".into(),
         state: state.path().join("control"),
-        engine: Arc::new(AllowAll),
+        engine: Arc::new(PolicyEngine::new("http://127.0.0.1")),
     };
     let server = Server::start(config).expect("starts");
     let control = server.control().clone();
@@ -48,7 +59,9 @@ pub(crate) async fn world(oidc: Option<OidcConfig>) -> World {
         provider: None,
         groups: Vec::new(),
     };
-    control.execute("root", Command::CreateUser(new)).await.expect("a person");
+    if machines.is_empty() {
+        control.execute("root", Command::CreateUser(new)).await.expect("a person");
+    }
     let key = ControlPrivate::generate([1; 32]).public();
     let addresses = vec![JoinAddress::V4([203, 0, 113, 7].into(), 443)];
     let url = "http://127.0.0.1".to_owned();
@@ -69,6 +82,63 @@ pub(crate) async fn world(oidc: Option<OidcConfig>) -> World {
     let address = listener.local_addr().expect("bound");
     front.listen(listener, None);
     World { control, address, _front: front, _server: server, _state: state }
+}
+
+/// A database as a server leaves it, with Ada's machines.
+fn write_machines(dir: &Path, names: &[&str]) {
+    if names.is_empty() {
+        return;
+    }
+    std::fs::create_dir_all(dir).expect("a folder");
+    let created = UnixTime::from_secs(1_790_000_000);
+    let ada = User {
+        id: UserId(1),
+        name: "ada".into(),
+        email: None,
+        display_name: "Ada Marsh".into(),
+        picture: None,
+        role: Role::Owner,
+        suspended: false,
+        provider: None,
+        groups: Vec::new(),
+        passkeys: Vec::new(),
+        created,
+    };
+    let machine = |(number, name): (u8, &&str)| {
+        let node = Node {
+            id: NodeId(i64::from(number)),
+            machine_key: MachineKey::from_bytes([number; 32]),
+            node_key: NodeKey::from_bytes([number; 32]),
+            owner: Owner::User(UserId(1)),
+            host_name: (*name).into(),
+            label: (*name).into(),
+            label_fixed: false,
+            ipv4: [100, 64, 0, number].into(),
+            ipv6: format!("fd7a:115c:a1e0::{number:x}").parse().expect("an address"),
+            created,
+            expiry: Some(clock::now().wall + Duration::from_secs(86_400)),
+            // Those after the first two wait, the second too where it is the last.
+            approved: usize::from(number) < names.len().min(3),
+            approved_routes: vec!["192.168.8.0/24".parse().expect("a prefix")],
+            ephemeral: false,
+            joined_by: JoinedBy::Admin,
+        };
+        Change::Node(node.id, Some(Box::new(node)))
+    };
+    let settings = Settings::new("PG".to_owned(), Pool::default());
+    let mut changes =
+        vec![Change::Settings(Some(Box::new(settings))), Change::User(ada.id, Some(Box::new(ada)))];
+    changes.extend((1..).zip(names).map(machine));
+    let count = i64::try_from(names.len()).expect("few");
+    changes.push(Change::NextIds(Ids {
+        node: count + 1,
+        user: 2,
+        last_v4: u32::from_be_bytes([100, 64, 0, 200]),
+    }));
+    let entry = Entry { at: created, actor: "root".into(), audit: Vec::new(), changes };
+    let mut store = SqliteStore::open(&dir.join("control.db")).expect("a store");
+    store.load().expect("empty");
+    store.append(Seq(0), &[entry]).expect("written");
 }
 
 impl World {

@@ -14,7 +14,7 @@ const GOLDEN: f64 = 2.399_963_229_728_653;
 pub(super) fn picture(view: &NetworkView) -> Markup {
     let discs = place_discs(&view.groups);
     html! {
-        svg #net .net viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label=(summary(view)) {
+        svg.net viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label=(summary(view)) {
             @for ribbon in ribbons(view) {
                 @let (a, b) = (discs[ribbon.a], discs[ribbon.b]);
                 path class={ (if ribbon.mostly_relayed { "w-relay" } else { "w-direct" }) " rib" } d=(bent(a, b)) stroke-width=(format!("{:.1}", ribbon.width)) {}
