@@ -334,8 +334,10 @@ pub(crate) async fn fragments(site: &Site, visitor: &Visitor, page: &str) -> Opt
         out.push(("waiting".into(), machines::waiting(&shell, &view.waiting).into_string()));
         out.push(("machine-rows".into(), machines::rows(&view.rows).into_string()));
     } else if page.starts_with("/network") {
-        let view = picture::view(site, page.contains("by=tag")).await?;
+        let chosen = page.split("chosen=").nth(1).and_then(|rest| rest.split('&').next()).unwrap_or_default();
+        let view = picture::view(site, page.contains("by=tag"), chosen).await?;
         out.push(("net".into(), network::picture(&view).into_string()));
+        out.push(("network-sentence".into(), network::sentence(&view).into_string()));
     } else if page.starts_with("/machines/add") {
         out.push(("joined".into(), other::joined(site, visitor).await?));
     }

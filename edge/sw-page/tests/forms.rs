@@ -26,8 +26,11 @@ const PAGES: [&str; 17] = [
     "/more",
 ];
 
+/// Names and values that a person fills in.
+type Filled = &'static [(&'static str, &'static str)];
+
 /// A form: its path with what varies as `*`, the fields that a person fills in, and what is said then.
-const ACTS: &[(&str, &[(&str, &str)], &str)] = &[
+const ACTS: &[(&str, Filled, &str)] = &[
     ("/machines/add", &[], "until "),
     ("/machines/*/approve", &[], "guest is in."),
     ("/machines/*/refuse", &[], "Refused."),

@@ -191,7 +191,18 @@ fn facts(title: &str, facts: &[(String, String)]) -> Markup {
     html! {
         section.card.pad {
             h2 { (title) }
-            dl.facts { @for (term, value) in facts { dt { (term) } dd { (value) } } }
+            dl.facts { @for (term, value) in facts { dt { (term) } dd { (breakable(value)) } } }
+        }
+    }
+}
+
+/// A long IPv6 address breaks after a colon, and is copied as it is.
+fn breakable(value: &str) -> Markup {
+    let is_long = value.matches(':').count() > 2;
+    html! {
+        @for (at, piece) in value.split(':').enumerate() {
+            @if at > 0 { ":" @if is_long { wbr; } }
+            (piece)
         }
     }
 }
@@ -274,8 +285,10 @@ fn path_picture(path: &PathView) -> Markup {
     let is_direct = path.kind == Kind::Direct;
     let middle = if is_direct { "w-direct" } else { "w-try" };
     let summary = format!("{} to {}: {}. {}", path.from.name, path.to.name, path.label, path.because);
+    // Nothing stands above and below a path without a relay.
+    let window = if path.relay.is_some() { "0 0 830 276" } else { "0 84 830 116" };
     html! {
-        div.pathbox { svg viewBox="0 0 830 276" width="100%" role="img" aria-label=(summary) {
+        div.pathbox { svg viewBox=(window) width="100%" role="img" aria-label=(summary) {
             (end(&path.from, 2, "this machine"))
             (end(&path.to, 678, ""))
             (router(&path.from, 190))
@@ -332,7 +345,7 @@ fn router(end: &End, x: i32) -> Markup {
 }
 
 /// Cut in the middle, as in the terminal.
-fn shortened(name: &str, len: usize) -> String {
+pub(crate) fn shortened(name: &str, len: usize) -> String {
     let chars: Vec<char> = name.chars().collect();
     if chars.len() <= len {
         return name.to_owned();

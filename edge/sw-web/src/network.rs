@@ -1,7 +1,7 @@
 //! `/network`: the picture. Dots are machines, lines are live links, discs are owners, sites or tags.
 
 use crate::layout::{Group, PlacedMachine, Placement, place};
-use crate::machine::legend;
+use crate::machine::{legend, shortened};
 use crate::parts::{Kind, pill, segment, state, thousands};
 use crate::shell::Shell;
 use maud::{Markup, html};
@@ -63,7 +63,7 @@ pub struct Chosen {
 pub fn page(shell: &Shell, view: &NetworkView) -> String {
     let main = html! {
         header.nethead {
-            div { h1 { "Network" } p.muted { (view.sentence) } }
+            div { h1 { "Network" } (sentence(view)) }
             span.sp {}
             form.search role="search" action="/network" method="get" {
                 label.vh for="q" { "Find a machine" }
@@ -90,6 +90,11 @@ pub fn page(shell: &Shell, view: &NetworkView) -> String {
         }
     };
     shell.document("Network", "wide netpage", &main)
+}
+
+/// The sentence under the title; swapped by the event stream with the picture.
+pub fn sentence(view: &NetworkView) -> Markup {
+    html! { p #network-sentence .muted { (view.sentence) } }
 }
 
 /// The picture alone; swapped by the event stream under the id `net`.
@@ -165,7 +170,8 @@ fn small(view: &NetworkView) -> Markup {
                     path class=(line_class(link.kind)) d=(format!("M{ax:.1} {ay:.1}L{bx:.1} {by:.1}")) stroke-width=(format!("{:.1}", stroke(link.bytes) + 0.8)) {
                         title { (link.a) " to " (link.b) ", " (link.words) }
                     }
-                    text.lab x=(format!("{:.1}", (ax + bx) / 2.0)) y=(format!("{:.1}", (ay + by) / 2.0 - 8.0)) text-anchor="middle" { (link.delay) }
+                    @let (x, y, anchor) = beside((*ax, *ay), (*bx, *by));
+                    text.lab x=(format!("{x:.1}")) y=(format!("{y:.1}")) text-anchor=(anchor) { (link.delay) }
                 }
             }
             @for name in &names {
@@ -174,11 +180,30 @@ fn small(view: &NetworkView) -> Markup {
                 a href={ "/network?chosen=" (segment(name)) } {
                     @if is_chosen { circle.s-acc.ring cx=(format!("{x:.1}")) cy=(format!("{y:.1}")) r="15" stroke-width="2" {} }
                     circle class={ (dot_class(view, name)) " nd" } cx=(format!("{x:.1}")) cy=(format!("{y:.1}")) r="9" {}
-                    text.lab.nb x=(format!("{x:.1}")) y=(format!("{:.1}", y + 28.0)) text-anchor="middle" { (name) }
+                    text.lab.nb x=(format!("{x:.1}")) y=(format!("{:.1}", y + 28.0)) text-anchor="middle" { title { (name) } (shortened(name, 18)) }
                 }
             }
         }
     }
+}
+
+/// Where a word stands beside the middle of a line, and from where it is written.
+fn beside((ax, ay): (f64, f64), (bx, by): (f64, f64)) -> (f64, f64, &'static str) {
+    const GAP: f64 = 11.0;
+    // The normal that points upwards.
+    let (dx, dy) = if bx < ax { (ax - bx, ay - by) } else { (bx - ax, by - ay) };
+    let length = dx.hypot(dy).max(1.0);
+    let (x, y) = ((ax + bx) / 2.0 + GAP * dy / length, (ay + by) / 2.0 - GAP * dx / length);
+    let slope = dy / length;
+    // On a slope the word must not grow back into the line.
+    let anchor = if slope > 0.15 {
+        "start"
+    } else if slope < -0.15 {
+        "end"
+    } else {
+        "middle"
+    };
+    (x, y + 3.0, anchor)
 }
 
 /// Up to 120 machines: discs, members on the rim, links bundled between discs.

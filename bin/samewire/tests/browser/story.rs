@@ -111,6 +111,7 @@ async fn a_link_shows_in_place(tab: &Tab, attic: &Machine, port: u16) {
     let took = tab.until("the link is drawn as direct", SOON, async || tab.js(drawn).await == true).await;
     crate::say(&format!("first connection to the link in the picture: {} ms", took.as_millis()));
     assert_eq!(tab.js("return window.same").await, true, "the page was not loaded again");
+    tab.until_says("3 online. 1 direct, 0 relayed, right now.").await;
     tab.picture("network-live").await;
     tab.goto("/machines/birch").await;
     tab.until_says("Path to attic-nas").await;

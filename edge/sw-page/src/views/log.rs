@@ -8,7 +8,8 @@ use crate::site::{Ask, Site};
 use crate::words;
 use ::http::{Response, StatusCode};
 use sw_net::front::Body;
-use sw_tailnet::Entry;
+use sw_tailnet::{Entry, State};
+use sw_types::UserId;
 use sw_web::Page;
 use sw_web::log::{Entry as Line, LogView, page as render};
 
@@ -33,7 +34,9 @@ pub(super) async fn page(site: &Site, ask: &Ask, visitor: &Visitor) -> Option<St
     let lines = (0..entries.len()).flat_map(|at| {
         let (seq, entry) = &entries[at];
         let undo = || undoing(&state, &entries, at).map(|_| format!("/log/{}/undo", seq.0));
-        let shown = lines(entry).into_iter().filter(|(what, line)| is_of(what, &kind) && fits(line));
+        let named = |(what, line): (String, Line)| (what, Line { new: with_names(&state, line.new), ..line });
+        let shown =
+            lines(entry).into_iter().map(named).filter(|(what, line)| is_of(what, &kind) && fits(line));
         shown.map(move |(_, line)| Line { undo: undo(), ..line }).collect::<Vec<_>>()
     });
     let view = LogView { sentence, entries: lines.take(SHOWN).collect(), kind, query };
@@ -111,6 +114,13 @@ fn in_words(what: &str) -> String {
         other => return other.replace(['.', '-'], " "),
     };
     words.to_owned()
+}
+
+/// `person 2` by name.
+fn with_names(state: &State, text: String) -> String {
+    let Some((before, number)) = text.rsplit_once("person ") else { return text };
+    let user = number.parse().ok().and_then(|id| state.user(UserId(id)));
+    user.map_or_else(|| text.clone(), |user| format!("{}, for {}", before.trim_end(), user.name))
 }
 
 /// Long values (settings, policies) are for the export; times are shown as everywhere on the page.

@@ -14,17 +14,19 @@ use sw_web::{Group, Kind, Page};
 const LINKS_MAX: usize = 2_000;
 
 pub(super) async fn page(site: &Site, ask: &Ask, visitor: &Visitor) -> Option<String> {
-    let mut view = view(site, ask.query.get("by") == "tag").await?;
+    let mut view = view(site, ask.query.get("by") == "tag", ask.query.get("chosen")).await?;
     view.as_table = ask.query.get("as") == "table";
-    let name = ask.query.get("chosen").to_owned();
-    if !name.is_empty() {
-        view.chosen = site.control.read(move |tailnet| chosen(tailnet, &name)).await.ok()?;
-    }
     Some(render(&shell(site, ask, visitor, Page::Network).await?, &view))
 }
 
-pub(super) async fn view(site: &Site, by_tag: bool) -> Option<NetworkView> {
-    site.control.read(move |tailnet| view_of(tailnet, by_tag)).await.ok()
+/// What is drawn; `name` is the chosen machine, or empty.
+pub(super) async fn view(site: &Site, by_tag: bool, name: &str) -> Option<NetworkView> {
+    let name = name.to_owned();
+    let read = site.control.read(move |tailnet| {
+        let chosen = chosen(tailnet, &name);
+        NetworkView { chosen, ..view_of(tailnet, by_tag) }
+    });
+    read.await.ok()
 }
 
 fn view_of(tailnet: &Tailnet, by_tag: bool) -> NetworkView {
