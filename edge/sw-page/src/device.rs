@@ -33,7 +33,8 @@ pub(crate) async fn use_admin_link(site: &Site, ask: &Ask, token: &str) -> Respo
         let session = tailnet.state().session(&wanted)?;
         let is_good = session.kind == SessionKind::Link
             && session.expires > now
-            && session.hash.matches(token.to_text().expose());
+            && session.hash.matches(token.to_text().expose())
+            && tailnet.state().user(session.user).is_some_and(|user| !user.suspended);
         is_good.then_some(session.user)
     });
     let Ok(Some(user)) = user.await else { return gone() };

@@ -1,6 +1,6 @@
 //! The admin page as pure functions: a view (plain data, already filtered for who looks) goes in, HTML comes out.
 //!
-//! No IO, no clock, no state: `sw-control` fills the views from the admin API and serves what these functions return.
+//! No IO, no clock, no state: `sw-page` fills the views from the admin API and serves what these functions return.
 //! Every page reads without JavaScript; `assets/app.js` only swaps fragments by element id, copies and listens to keys.
 //! Nothing is inline (the content security policy forbids it) and all text is escaped by `maud`.
 //!
@@ -8,7 +8,7 @@
 //! use sw_web::{Page, Shell, machines};
 //! let shell = Shell::for_tests(Page::Machines);
 //! let html = machines::page(&shell, &machines::MachinesView::default());
-//! assert!(html.contains("Only this machine so far"));
+//! assert!(html.contains("No machine yet."));
 //! ```
 #![forbid(unsafe_code)]
 
