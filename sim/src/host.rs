@@ -179,8 +179,6 @@ impl Host {
             endpoints: self.endpoints.clone(),
             home: self.home,
             cap: CapVer::CLIENT,
-            may_relay_for_us: false,
-            may_use_our_relay: false,
         }
     }
 

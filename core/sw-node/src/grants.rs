@@ -1,9 +1,16 @@
 //! What the policy lets a peer do with services of this node, beyond opening ports (node-services.md §3.2).
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use sw_tailcfg::{CapMap, FilterRule};
+use sw_types::NodeKey;
+
+use crate::Netmap;
+
+const CAP_RELAY: &str = "tailscale.com/cap/relay";
+const CAP_RELAY_TARGET: &str = "tailscale.com/cap/relay-target";
 
 /// The capabilities that the rules give `src` on `dst`. `holds` tells which node capabilities the peer has, for sources
 /// of the form `cap:NAME`.
@@ -22,6 +29,38 @@ pub fn granted(rules: &[FilterRule], src: IpAddr, dst: IpAddr, holds: impl Fn(&s
         }
     }
     caps
+}
+
+/// Returns the peers that may relay for this node, and those that may use its relay (path-selection.md §9).
+pub fn relay_roles(netmap: &Netmap) -> (BTreeSet<NodeKey>, BTreeSet<NodeKey>) {
+    let is_for_relays = |rule: &&FilterRule| {
+        rule.cap_grant.iter().any(|grant| {
+            [CAP_RELAY, CAP_RELAY_TARGET]
+                .into_iter()
+                .any(|cap| grant.cap_map.contains_key(cap) || grant.caps.iter().any(|name| name == cap))
+        })
+    };
+    let rules: Vec<FilterRule> = netmap.rules().filter(is_for_relays).cloned().collect();
+    let (mut servers, mut clients) = (BTreeSet::new(), BTreeSet::new());
+    if rules.is_empty() {
+        return (servers, clients);
+    }
+    for peer in netmap.peers() {
+        for src in &peer.addresses {
+            let same_family =
+                netmap.self_node.addresses.iter().filter(|dst| dst.addr().is_ipv4() == src.addr().is_ipv4());
+            for dst in same_family {
+                let caps = granted(&rules, src.addr(), dst.addr(), |name| peer.cap_map.contains_key(name));
+                if caps.contains_key(CAP_RELAY_TARGET) {
+                    servers.insert(peer.key);
+                }
+                if caps.contains_key(CAP_RELAY) {
+                    clients.insert(peer.key);
+                }
+            }
+        }
+    }
+    (servers, clients)
 }
 
 /// Whether the rules let `src` use this node's way to the Internet: a TCP connection to port 53 anywhere.

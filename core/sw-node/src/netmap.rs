@@ -443,7 +443,12 @@ impl Netmap {
 
     /// All filter rules that count, in the order of the filters' names.
     pub fn filter_rules(&self) -> Vec<FilterRule> {
-        self.filters.values().flatten().cloned().collect()
+        self.rules().cloned().collect()
+    }
+
+    /// The rules of the packet filter.
+    pub fn rules(&self) -> impl Iterator<Item = &FilterRule> {
+        self.filters.values().flatten()
     }
 
     /// What all names of the network end in, without dots at either end; empty if this node's name has no domain.

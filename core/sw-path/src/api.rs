@@ -1,6 +1,6 @@
 //! What goes into the engine and what comes out of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -9,11 +9,8 @@ use sw_types::{CapVer, DiscoKey, NodeKey, Path, RegionId, Vni};
 /// Settings of the engine; `Default` is what a normal node runs with.
 #[derive(Clone, Debug)]
 pub struct PathConfig {
-    /// Our own capability version, told to nobody here but needed to know
-    /// which peers can use peer relays.
+    /// Asks peers that may relay for us where no direct path is found.
     pub peer_relays: bool,
-    /// Port of our own peer relay server is the data socket; `true` serves it.
-    pub serve_relay: bool,
     /// Opens extra sockets and tries many ports of a peer behind a hard NAT
     /// (nat-traversal-beyond.md §4 item 4).
     pub port_spray: bool,
@@ -34,7 +31,6 @@ impl Default for PathConfig {
     fn default() -> Self {
         Self {
             peer_relays: true,
-            serve_relay: false,
             port_spray: true,
             port_spray_unaware: false,
             probe_mtu: true,
@@ -111,10 +107,17 @@ pub struct PeerInfo {
     /// Where the peer listens when nothing better is known.
     pub home: Option<RegionId>,
     pub cap: CapVer,
-    /// The policy lets us use this peer as relay (`cap/relay-target`).
-    pub may_relay_for_us: bool,
-    /// The policy lets this peer use us as relay (`cap/relay`).
-    pub may_use_our_relay: bool,
+}
+
+/// Who may relay for whom, as the policy says (path-selection.md §9).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RelayRoles {
+    /// Peers that may relay for us (`cap/relay-target` from them).
+    pub servers: BTreeSet<NodeKey>,
+    /// Peers that may use our relay (`cap/relay` from them).
+    pub clients: BTreeSet<NodeKey>,
+    /// We go by no peer relay, whoever offers it (`disable-relay-client`).
+    pub is_refused: bool,
 }
 
 /// Where a datagram came from.
@@ -226,6 +229,11 @@ pub enum Output {
     CloseSocket(SocketId),
     /// Bind the data sockets anew, keeping the port if possible.
     Rebind,
+    /// Datagrams of tunnel `vni` that come from one of `legs` go out to the other, unchanged; `None` ends it.
+    Forward {
+        vni: Vni,
+        legs: Option<[SocketAddr; 2]>,
+    },
     PingResult {
         id: PingId,
         peer: NodeKey,

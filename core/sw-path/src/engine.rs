@@ -14,6 +14,7 @@ use crate::endpoints::EndpointBook;
 use crate::home::HomeChooser;
 use crate::netcheck::{Host, Netcheck};
 use crate::peer::{Act, Ctx, Net, Peer};
+use crate::peer_relay::{Client, Server};
 use crate::spray::Sprays;
 
 use self::peers::Peers;
@@ -22,6 +23,7 @@ mod datagram;
 mod measure;
 mod peers;
 mod perform;
+mod relaying;
 mod spraying;
 
 /// Finds and keeps the best path to each peer.
@@ -50,6 +52,11 @@ pub struct PathEngine {
     disco_keys: HashMap<DiscoKey, Shared>,
     timers: Timers,
     sprays: Sprays,
+    relay_client: Client,
+    relay_server: Option<Server>,
+    relay_roles: RelayRoles,
+    /// Where clients of our relay find us besides our endpoints.
+    relay_addresses: Vec<SocketAddr>,
     next_ping_id: u64,
 }
 
@@ -155,6 +162,10 @@ impl PathEngine {
             disco_keys: HashMap::new(),
             timers: Timers::default(),
             sprays: Sprays::default(),
+            relay_client: Client::default(),
+            relay_server: None,
+            relay_roles: RelayRoles::default(),
+            relay_addresses: Vec::new(),
             next_ping_id: 1,
         }
     }
@@ -208,6 +219,7 @@ impl PathEngine {
         let Some(peer) = self.peers.remove(node) else { return };
         self.forget_disco(peer.info.disco, node);
         self.timers.set(*node, None);
+        self.relay_client.forget(node);
         for socket in self.sprays.forget(node) {
             self.outputs.push_back(Output::CloseSocket(socket));
         }
@@ -339,6 +351,7 @@ impl PathEngine {
             self.book.forget();
             self.chooser.forget();
             self.netcheck.forget();
+            self.relay_client.forget_network();
             for socket in self.sprays.forget_network() {
                 self.outputs.push_back(Output::CloseSocket(socket));
             }
@@ -381,6 +394,7 @@ impl PathEngine {
         }
         self.serve_measure(now);
         self.serve_sprays(now);
+        self.serve_relays(now);
     }
 
     /// The next thing to do.
@@ -396,6 +410,7 @@ impl PathEngine {
             self.netcheck.next_deadline().map(|at| (at, Wake::Netcheck)),
             measure.into_iter().flatten().min().map(|at| (at, Wake::Endpoints)),
             self.sprays.next_deadline().map(|at| (at, Wake::Spray)),
+            self.relay_deadline().map(|at| (at, Wake::PeerRelay)),
         ]
         .into_iter()
         .flatten()
@@ -494,5 +509,6 @@ impl PathEngine {
             self.perform(node, act, now);
         }
         self.consider_spray(node, now);
+        self.consider_relay(node, now);
     }
 }

@@ -36,6 +36,7 @@ mod home;
 mod nat;
 mod netcheck;
 mod peer;
+mod peer_relay;
 mod rate;
 mod spray;
 mod timing;

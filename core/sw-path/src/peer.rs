@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sw_types::{Instant, RegionId, Rng};
+use sw_types::{Instant, RegionId, Rng, Vni};
 
 use crate::api::{Leg, PeerInfo, PingId, PingOutcome, Route, SocketId};
 use crate::candidate::{Candidate, is_pingable};
@@ -380,6 +380,26 @@ impl Peer {
         candidate.heard = Some(ctx.now);
         self.ping(To::Leg(leg), ctx);
         self.serve(ctx);
+    }
+
+    /// A peer relay may forward to this peer: prove it.
+    pub(crate) fn on_tunnel(&mut self, leg: Leg, ctx: &mut Ctx<'_>) {
+        self.touch();
+        if self.candidate_or_new(leg, ctx.net.loopback).is_some() {
+            self.ping(To::Leg(leg), ctx);
+            self.serve(ctx);
+        }
+    }
+
+    /// Whether a pong came by `leg` lately.
+    pub(crate) fn is_proven(&self, leg: Leg, now: Instant) -> bool {
+        self.candidate(leg).is_some_and(|candidate| candidate.works(TRUST, now))
+    }
+
+    /// Whether a tunnel at one of `addresses` carries the data.
+    pub(crate) fn is_in_tunnel(&self, vni: Vni, addresses: &[SocketAddr]) -> bool {
+        let leg = self.choice.leg().filter(|_| self.has_trusted());
+        leg.is_some_and(|leg| leg.vni == Some(vni) && addresses.contains(&leg.addr))
     }
 
     /// Our endpoints were measured anew; a discovery that waits for a path

@@ -106,8 +106,6 @@ impl World {
                 endpoints: Vec::new(),
                 home: Some(HOME),
                 cap: CapVer::CLIENT,
-                may_relay_for_us: false,
-                may_use_our_relay: false,
             });
             let engine = PathEngine::new(PathConfig::default(), disco, key, [n; 32]);
             world.nodes.push(Node { key, addr, engine, route: Route::default(), outputs: Vec::new() });
@@ -249,8 +247,6 @@ fn a_peer_that_came_to_its_relay_a_moment_late_is_met_between_nats() {
             endpoints: vec![addr],
             home: Some(HOME),
             cap: CapVer::CLIENT,
-            may_relay_for_us: false,
-            may_use_our_relay: false,
         };
         world.nodes[1 - n].engine.on_peers(vec![info.into()], world.now);
     }

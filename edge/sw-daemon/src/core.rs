@@ -9,6 +9,7 @@ pub(crate) mod joining;
 mod outputs;
 mod path_reports;
 mod peer_messages;
+mod peer_relay;
 mod port_mapping;
 mod profiles;
 mod queries;
@@ -225,6 +226,7 @@ impl Core {
     fn on_deadline(&mut self) {
         let now = self.now();
         self.node.on_deadline(now);
+        self.note_forwarded();
         self.paths.on_deadline(now);
         if self.remember.take_due(now.mono) {
             self.write_cache();

@@ -7,6 +7,7 @@ use crate::control;
 use crate::event::{Event, Events};
 use crate::extra::{ExtraSockets, SocketNumber};
 use crate::filter::{PacketFilter, PassAll};
+use crate::forward::Forwards;
 use crate::inbound::{self, Inbound};
 use crate::inbox::{Inbox, Note};
 use crate::io::PacketIo;
@@ -29,7 +30,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use sw_types::{NodeKey, NodePrivate, Path, RegionId, UnixTime};
+use sw_types::{Instant, NodeKey, NodePrivate, Path, RegionId, UnixTime, Vni};
 use sw_wg::Source;
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
@@ -183,6 +184,7 @@ impl Device {
             inbox: Inbox::default(),
             counters: Counters::new(),
             capture: crate::capture::Capture::default(),
+            forwards: Forwards::default(),
             has_strangers: AtomicBool::new(false),
             is_stopping: AtomicBool::new(false),
         });
@@ -355,6 +357,16 @@ impl Device {
         } else {
             counters.add(Counter::NoSocket, 1);
         }
+    }
+
+    /// Sends the datagrams of tunnel `vni` that come from one of `legs` on to the other; `None` ends that.
+    pub fn set_forward(&self, vni: Vni, legs: Option<[SocketAddr; 2]>) {
+        self.shared.forwards.set(vni, legs, clock::mono());
+    }
+
+    /// When the legs of each tunnel of [`Self::set_forward`] were last heard.
+    pub fn forwarded(&self) -> Vec<(Vni, [Instant; 2])> {
+        self.shared.forwards.heard()
     }
 
     /// Opens a further IPv4 socket on a random port. What it receives is handled like what the data socket receives;

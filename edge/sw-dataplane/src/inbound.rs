@@ -72,6 +72,10 @@ impl Inbound {
     ) {
         let mut at = 0;
         while at < buffer.len() {
+            if let Some(len) = self.forward(shared, &buffer[at..], segment, from, now) {
+                at += len;
+                continue;
+            }
             let end = buffer.len().min(at + segment);
             let datagram = &buffer[at..end];
             match classify(datagram) {
@@ -91,6 +95,24 @@ impl Inbound {
             }
             at = end;
         }
+    }
+
+    /// Sends on what belongs to a tunnel of our peer relay; returns how many bytes that were.
+    #[inline]
+    fn forward(
+        &self,
+        shared: &Shared,
+        buffer: &[u8],
+        segment: usize,
+        from: Source,
+        now: Instant,
+    ) -> Option<usize> {
+        let Source::Udp(from) = from else { return None };
+        let run = shared.forwards.find(buffer, segment, from, now)?;
+        let stride = segment.min(run.len);
+        shared.sockets.load().send(run.to, &buffer[..run.len], stride, &shared.counters);
+        shared.counters.add(Counter::Forwarded, run.count as u64);
+        Some(run.len)
     }
 
     /// Opens the messages of one session and delivers what is genuine and new.

@@ -26,6 +26,7 @@ mod device;
 mod event;
 mod extra;
 mod filter;
+mod forward;
 pub mod fuzz;
 mod inbound;
 mod inbox;

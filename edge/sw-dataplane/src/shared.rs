@@ -5,6 +5,7 @@ use crate::capture::Capture;
 use crate::event::{Event, Events};
 use crate::extra::ExtraSockets;
 use crate::filter::PacketFilter;
+use crate::forward::Forwards;
 use crate::inbox::{Inbox, Note};
 use crate::own::OwnTraffic;
 use crate::routes::Routes;
@@ -40,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) inbox: Inbox,
     pub(crate) counters: Counters,
     pub(crate) capture: Capture,
+    pub(crate) forwards: Forwards,
     /// Initiations of unknown keys wait: the state thread wants to hear of new peers.
     pub(crate) has_strangers: AtomicBool,
     pub(crate) is_stopping: AtomicBool,

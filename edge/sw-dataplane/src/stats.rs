@@ -21,6 +21,8 @@ macro_rules! counters {
 }
 
 counters! {
+    /// From one leg of a tunnel of our peer relay to the other; not dropped.
+    Forwarded = "forwarded",
     /// Outbound: not an IP packet, or its virtio header does not fit it.
     OutMalformed = "out_malformed",
     /// Outbound: no peer owns the destination.

@@ -4,10 +4,10 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use sw_dataplane::{
-    DatagramKind, Device, DeviceConfig, Event, PacketChannel, PacketIo, PeerConfig, Roaming, SocketNumber,
-    SocketOptions, Way,
+    Counter, DatagramKind, Device, DeviceConfig, Event, PacketChannel, PacketIo, PeerConfig, Roaming,
+    SocketNumber, SocketOptions, Way,
 };
-use sw_types::{NodeKey, NodePrivate, Path, RegionId};
+use sw_types::{Instant, NodeKey, NodePrivate, Path, RegionId, Vni};
 use tokio::sync::mpsc::Receiver;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -355,4 +355,22 @@ async fn wait_event(events: &mut Receiver<Event>, is_it: impl Fn(&Event) -> bool
 fn counter(device: &Device, label: &str) -> u64 {
     let counters = device.stats().counters;
     counters.iter().find(|(c, _)| c.label() == label).map(|(_, n)| *n).unwrap()
+}
+
+#[tokio::test]
+async fn two_nodes_talk_through_a_third_that_forwards() {
+    let (mut a, mut b, relay) = (node(1), node(2), node(3));
+    let vni = Vni::new(77).expect("24 bits");
+    let tunnel = Path::PeerRelay { addr: (Ipv4Addr::LOCALHOST, relay.device.local_port()).into(), vni };
+    let legs = [&a, &b].map(|node| (Ipv4Addr::LOCALHOST, node.device.local_port()).into());
+    relay.device.set_forward(vni, Some(legs));
+    connect(&a, &b, Some(tunnel), Roaming::ByOwner);
+    connect(&b, &a, Some(tunnel), Roaming::ByOwner);
+    exchange(&mut a, &mut b).await;
+    exchange(&mut b, &mut a).await;
+    let stats = relay.device.stats();
+    let forwarded = stats.counters.iter().find(|(counter, _)| *counter == Counter::Forwarded);
+    assert!(forwarded.is_some_and(|(_, count)| *count >= 4), "{forwarded:?}");
+    let [(_, heard)] = relay.device.forwarded()[..] else { panic!("one tunnel") };
+    assert!(heard.iter().all(|at| *at > Instant::ZERO));
 }

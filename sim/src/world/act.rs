@@ -71,8 +71,11 @@ impl World {
             Output::WantPortMapping(wanted) => self.map_port(host, wanted),
             Output::Rebind => self.rebind(host),
             Output::NetInfo(info) => self.tell_net_info(host, &info),
-            // Names are not used here; reports are read from the engine.
-            Output::Resolve(_) | Output::NetcheckReport(_) | Output::PingResult { .. } => {}
+            // Names are not used here, reports are read from the engine, and nobody is set to relay for others.
+            Output::Resolve(_)
+            | Output::NetcheckReport(_)
+            | Output::PingResult { .. }
+            | Output::Forward { .. } => {}
         }
     }
 

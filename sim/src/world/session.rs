@@ -389,15 +389,7 @@ impl World {
 }
 
 fn info_of(peer: PeerConfig) -> PeerInfo {
-    PeerInfo {
-        node: peer.key,
-        disco: peer.disco,
-        endpoints: peer.endpoints,
-        home: peer.home,
-        cap: peer.cap,
-        may_relay_for_us: false,
-        may_use_our_relay: false,
-    }
+    PeerInfo { node: peer.key, disco: peer.disco, endpoints: peer.endpoints, home: peer.home, cap: peer.cap }
 }
 
 /// Takes one change out of a delta.

@@ -130,7 +130,7 @@ fn a_policy_change_closes_and_opens_a_port() {
     scene.until("the second port is open again", || scene.connect("alder", address, 7001));
 }
 
-fn set_policy(scene: &mut crate::scene::Scene, policy: &str) {
+pub(crate) fn set_policy(scene: &mut crate::scene::Scene, policy: &str) {
     let server = scene.world.server().expect("a server");
     let file = server.state_dir().with_file_name("policy.hujson");
     std::fs::write(&file, policy).expect("a policy file");

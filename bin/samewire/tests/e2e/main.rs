@@ -17,5 +17,6 @@ mod recovery;
 mod routes;
 mod scene;
 mod tsnet;
+mod tunnels;
 mod typed;
 mod userspace;

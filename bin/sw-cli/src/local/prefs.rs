@@ -22,8 +22,11 @@ pub struct SetArgs {
     auto_update: Option<bool>,
     #[arg(long, hide_short_help = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
     webclient: Option<bool>,
+    /// Relay over UDP for peers that a policy's "tailscale.com/cap/relay" lets; any number turns it on (the daemon's own
+    /// port serves), an empty one off
     #[arg(long, hide_short_help = true, value_name = "PORT")]
     relay_server_port: Option<String>,
+    /// Further addresses at which those peers find it, such as a forwarded port: ADDRESS:PORT,…
     #[arg(long, hide_short_help = true, value_name = "ADDRESSES")]
     relay_server_static_endpoints: Option<String>,
     /// Go on in spite of a risk (lose-ssh, all)

@@ -43,7 +43,7 @@ impl PathEngine {
                 } else if disco::looks_like(datagram) {
                     self.on_disco(Carrier::Udp(Leg { socket, addr: from, vni: None }), datagram, now);
                 } else if let Some((header, inner)) = geneve::Header::split(datagram) {
-                    return self.on_geneve(socket, from, header, inner, datagram, now);
+                    return self.on_geneve(socket, from, header, inner, now);
                 } else {
                     return false;
                 }
@@ -58,11 +58,13 @@ impl PathEngine {
         from: SocketAddr,
         header: geneve::Header,
         inner: &[u8],
-        _datagram: &[u8],
         now: Now,
     ) -> bool {
         match header.payload {
-            geneve::Payload::Disco if header.control => true,
+            geneve::Payload::Disco if header.control => {
+                self.on_control((socket, from), header.vni, inner, now);
+                true
+            }
             geneve::Payload::Disco => {
                 if disco::looks_like(inner) {
                     let leg = Leg { socket, addr: from, vni: Some(header.vni) };
@@ -140,6 +142,15 @@ impl PathEngine {
                 if !self.endpoints_fresh(now) {
                     self.request_netcheck(now);
                 }
+            }
+            (Message::AllocateRequest { clients, generation }, Carrier::Relay { region, from }) => {
+                self.on_allocate_request((region, from), sender, (clients, generation), now);
+            }
+            (Message::AllocateResponse { generation, endpoint }, Carrier::Relay { from, .. }) => {
+                self.on_allocate_response(from, generation, endpoint, now);
+            }
+            (Message::CallMeMaybeVia(endpoint), Carrier::Relay { from, .. }) => {
+                self.on_call_me_maybe_via(from, endpoint, now);
             }
             // These never come by UDP without a relay's control header (disco.md §4 rule 5).
             (

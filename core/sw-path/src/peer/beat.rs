@@ -228,10 +228,12 @@ impl Peer {
             Choice::Doubtful { .. } => DISCOVERY_PAUSE,
             Choice::Direct { leg, .. } => {
                 let rtt = self.candidate(leg).and_then(Candidate::rtt)?;
-                if rtt <= GOOD_ENOUGH && leg.vni.is_none() {
-                    return None;
+                match leg.vni {
+                    // A detour, however fast: direct paths may open any time.
+                    Some(_) => DISCOVERY_PAUSE_LONG,
+                    None if rtt <= GOOD_ENOUGH => return None,
+                    None => UPGRADE,
                 }
-                UPGRADE
             }
         };
         Some(self.last_discovery.map_or(now, |at| at + pause))

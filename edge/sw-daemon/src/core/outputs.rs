@@ -64,8 +64,12 @@ impl Core {
                 for peer in changed {
                     self.set_peer(peer);
                 }
+                self.refresh_peer_relays();
             }
-            Output::Filter(filter) => self.set_filter(&filter),
+            Output::Filter(filter) => {
+                self.set_filter(&filter);
+                self.refresh_peer_relays();
+            }
             Output::RelayMap(map) => self.set_relay_map(map),
             Output::Save => self.save(),
             Output::CacheNetmap => self.remember.on_change(now.mono),
@@ -131,6 +135,7 @@ impl Core {
         for peer in self.configured_peers() {
             self.set_peer(peer);
         }
+        self.refresh_peer_relays();
     }
 
     fn configured_peers(&self) -> Vec<PeerConfig> {
@@ -155,15 +160,7 @@ impl Core {
         let mut endpoints = peer.endpoints;
         let last = self.ways.of(&peer.key).filter(|last| peer.disco.is_some() && !endpoints.contains(last));
         endpoints.extend(last);
-        let info = PeerInfo {
-            node: peer.key,
-            disco: peer.disco,
-            endpoints,
-            home: peer.home,
-            cap: peer.cap,
-            may_relay_for_us: false,
-            may_use_our_relay: false,
-        };
+        let info = PeerInfo { node: peer.key, disco: peer.disco, endpoints, home: peer.home, cap: peer.cap };
         self.paths.on_peer(info, now);
     }
 
@@ -249,6 +246,7 @@ impl Core {
             }
             Event::PrefsChanged => {
                 self.control_follows_prefs();
+                self.refresh_peer_relays();
                 Notify { prefs: Some(self.node.prefs().without_secrets()), ..Notify::default() }
             }
             Event::NetmapChanged { peers, removed, is_whole } => {
@@ -301,6 +299,10 @@ impl Core {
                 }
                 self.device.set_way(&peer, way(route));
                 self.paths_may_differ();
+            }
+            PathOutput::Forward { vni, legs } => {
+                tracing::debug!(%vni, ?legs, "peer relay");
+                self.device.set_forward(vni, legs);
             }
             PathOutput::EndpointsChanged(endpoints) => {
                 let told =
