@@ -52,7 +52,7 @@ pub(crate) fn with_groups(command: Command) -> Command {
         "{{name}}: {{about}}\n\nUsage: {{usage}}\n\n{}Options:\n{{options}}\n\nOne verb: samewire help VERB. A message: samewire help NAME.\n",
         text
     );
-    command.help_template(template)
+    crate::examples::put_first(command.help_template(template))
 }
 
 /// Writes the pages of the manual, one per verb.

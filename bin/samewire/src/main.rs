@@ -8,6 +8,7 @@ use sw_cli::local::{self, CalledAs};
 
 mod command;
 mod control;
+mod examples;
 
 /// Every machine you own, on the same wire.
 #[derive(Debug, Parser)]
@@ -102,7 +103,12 @@ fn main() -> ExitCode {
             {
                 return code;
             }
-            local::run(verb, &cli.globals, called_as == CalledAs::Tailscale, Cli::command())
+            local::run(
+                verb,
+                &cli.globals,
+                called_as == CalledAs::Tailscale,
+                command::with_groups(Cli::command()),
+            )
         }
         Command::Join(args) => first_run::join::run(&args, &cli.globals),
         Command::Invite(args) => first_run::invite::invite(&args, &cli.globals),
@@ -139,6 +145,7 @@ mod tests {
     #[test]
     fn the_help_names_every_verb_once() {
         command::tests::every_verb_has_its_place(&Cli::command());
+        examples::tests::every_example_is_understood(&Cli::command());
         Cli::command().debug_assert();
     }
 

@@ -39,12 +39,13 @@ pub use self::up::{FirstFlags, Progress, UpArgs};
 #[derive(Args, Clone, Debug, Default)]
 pub struct Globals {
     /// Talk to the daemon at this socket
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(long, global = true, value_name = "PATH", display_order = 900)]
     pub socket: Option<PathBuf>,
     /// When to colour
     #[arg(
         long,
         global = true,
+        display_order = 901,
         value_enum,
         default_value_t,
         value_name = "WHEN",

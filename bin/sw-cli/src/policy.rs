@@ -15,10 +15,7 @@ use source::Place;
 #[derive(Debug, Args)]
 #[command(
     about = "Check, test, explain, compare and roll back policies",
-    after_help = "Examples:\n  samewire policy explain laptop nas:445                     the server on this machine\n  \
-                  samewire policy check policy.hujson                        a file alone\n  samewire policy diff \
-                  new.hujson --server https://vpn.example.org\n  samewire policy diff --world world.json old.hujson \
-                  new.hujson\n\nA world is a JSON file with the people and machines: {\"users\": [...], \"nodes\": [...]}"
+    after_help = "A world is a JSON file with the people and machines: {\"users\": [...], \"nodes\": [...]}"
 )]
 pub struct PolicyArgs {
     #[command(subcommand)]

@@ -32,7 +32,7 @@ async fn an_admin_runs_a_network_from_the_page() {
     let studio = network.machine("studio", Some(&network.key().await));
     studio.until_running();
     let port = greeter();
-    a_link_shows_in_place(&tab, &attic, port).await;
+    a_link_shows_in_place(&tab, &attic, &studio, port).await;
     rename_and_undo(&tab).await;
     hostile_names_stay_text(&network, &mut tab).await;
     edit_the_policy(&tab, &attic, port).await;
@@ -101,7 +101,7 @@ async fn approve_on_a_phone(network: &Network, tab: &mut Tab) -> Machine {
 }
 
 /// The picture shows what the machines measure, and changes without a reload.
-async fn a_link_shows_in_place(tab: &Tab, attic: &Machine, port: u16) {
+async fn a_link_shows_in_place(tab: &Tab, attic: &Machine, studio: &Machine, port: u16) {
     tab.goto("/network").await;
     tab.css("#net").await;
     tab.js("window.same = true").await;
@@ -112,6 +112,9 @@ async fn a_link_shows_in_place(tab: &Tab, attic: &Machine, port: u16) {
     crate::say(&format!("first connection to the link in the picture: {} ms", took.as_millis()));
     assert_eq!(tab.js("return window.same").await, true, "the page was not loaded again");
     tab.until_says("3 online. 1 direct, 0 relayed, right now.").await;
+    studio.connect("birch", port);
+    studio.connect("attic-nas", port);
+    tab.until_says("3 online. 3 direct, 0 relayed, right now.").await;
     tab.picture("network-live").await;
     tab.goto("/machines/birch").await;
     tab.until_says("Path to attic-nas").await;

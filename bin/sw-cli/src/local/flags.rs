@@ -90,8 +90,8 @@ pub(super) struct PrefFlags {
     /// Take no connections from others
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
     shields_up: Option<bool>,
-    /// Run the SSH server, ruled by the network's policy
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
+    /// Known for scripts' sake: there is no SSH server in this version, and switching it on is refused
+    #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
     ssh: Option<bool>,
     /// Name to use instead of the machine's own
     #[arg(long, value_name = "NAME")]
@@ -102,11 +102,11 @@ pub(super) struct PrefFlags {
     /// Offer to carry others' Internet traffic
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
     advertise_exit_node: Option<bool>,
-    /// Offer to be an app connector
-    #[arg(long, hide_short_help = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
+    /// Kept and told on for scripts' sake; nothing follows from it in this version
+    #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
     advertise_connector: Option<bool>,
-    /// Let the server ask for facts about this device
-    #[arg(long, hide_short_help = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
+    /// Kept for scripts' sake; nothing follows from it in this version
+    #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
     report_posture: Option<bool>,
     /// User who may change settings without root
     #[arg(long, value_name = "USER")]
@@ -114,8 +114,8 @@ pub(super) struct PrefFlags {
     /// Hide the source address of traffic into advertised subnets
     #[arg(long, hide_short_help = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
     snat_subnet_routes: Option<bool>,
-    /// Forward only answers into the network
-    #[arg(long, hide_short_help = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
+    /// Kept for scripts' sake; nothing follows from it in this version
+    #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
     stateful_filtering: Option<bool>,
     /// How much of the firewall is managed: on, nodivert or off
     #[arg(long, hide_short_help = true, value_name = "MODE", value_parser = ["on", "nodivert", "off"])]

@@ -36,6 +36,8 @@ pub(super) fn help(context: &Context, args: &HelpArgs, mut command: clap::Comman
     if let Some(slug) = Slug::from_name(topic) {
         return page(slug);
     }
+    // Gives the verbs their full names and the flags of all.
+    command.build();
     if let Some(verb) = command.find_subcommand_mut(topic) {
         return say(verb.render_long_help());
     }

@@ -11,8 +11,8 @@ use super::{Context, Outcome, misuse, say, say_json};
 
 #[derive(Args, Clone, Debug, Default)]
 pub struct NetcheckArgs {
-    /// Empty, json or json-line
-    #[arg(long, value_name = "FORMAT", default_value = "")]
+    /// For programs: json, or json-line
+    #[arg(long, value_name = "FORMAT", default_value = "", hide_default_value = true)]
     pub(super) format: String,
     /// Again after this time, without end
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]

@@ -35,6 +35,7 @@ pub struct PingArgs {
     /// Answered by the peer's API
     #[arg(long)]
     peerapi: bool,
+    /// Say which address a name stands for
     #[arg(long)]
     verbose: bool,
     /// One JSON object per answer

@@ -16,11 +16,14 @@ pub struct SetArgs {
     /// Name for this account in `switch`
     #[arg(long, value_name = "NAME")]
     nickname: Option<String>,
-    #[arg(long, hide_short_help = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
+    /// Kept for scripts' sake; nothing follows from it in this version
+    #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
     update_check: Option<bool>,
-    #[arg(long, hide_short_help = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
+    /// Kept for scripts' sake; nothing follows from it in this version
+    #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
     auto_update: Option<bool>,
-    #[arg(long, hide_short_help = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
+    /// Kept for scripts' sake; nothing follows from it in this version
+    #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
     webclient: Option<bool>,
     /// Relay over UDP for peers that a policy's "tailscale.com/cap/relay" lets; any number turns it on (the daemon's own
     /// port serves), an empty one off
