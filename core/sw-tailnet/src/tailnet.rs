@@ -5,9 +5,11 @@
 //! until then nothing that was decided leaves through [`Tailnet::poll_output`]. Streams are told the
 //! difference between what they were sent and what is, so a roll-back needs no care for them.
 
+mod policy;
+mod times;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use ipnet::IpNet;
 use sw_tailcfg::{DerpMap, RegisterResponse};
@@ -16,12 +18,12 @@ use sw_types::{Instant, NodeId, Now, Rng, UnixTime, UserId};
 use crate::bits::SparseBits;
 use crate::checks::Checks;
 use crate::encode::MapMessage;
-use crate::live::{Aspect, Facts, Live, OUTSIDE, Presence, Stamp};
+use crate::live::{Aspect, Facts, Live, Stamp};
 use crate::logins::Logins;
 use crate::maps::SharedMessages;
 use crate::record::{Audit, Change, Entry, Node, Settings, User};
 use crate::routes::Election;
-use crate::rules::{AllowAll, Compiled, Engine, NodeFacts, Rules, World};
+use crate::rules::{AllowAll, Compiled, Engine, Rules, World};
 use crate::state::State;
 use crate::streams::{EndReason, Haste, StreamId, Streams};
 
@@ -428,254 +430,6 @@ impl Tailnet {
         }
     }
 
-    /// Parses the stored policy into rules. A text that this program cannot parse refuses everything.
-    fn load_policy(&mut self) {
-        self.rules = match self.state.policy() {
-            None => self.config.engine.without_policy(&self.world),
-            Some(policy) => match self.config.engine.load(&policy.text, &self.world) {
-                Ok(rules) => rules,
-                Err(error) => {
-                    tracing::error!(%error, "the stored policy cannot be read: nobody may reach anybody");
-                    Arc::new(crate::rules::RefuseAll)
-                }
-            },
-        };
-        self.all_unseen = true;
-        self.refresh_relays();
-    }
-
-    /// Installs rules that were parsed for a change of the policy.
-    pub(crate) fn install_rules(&mut self, rules: Arc<dyn Rules>) {
-        self.rules = rules;
-        self.all_unseen = true;
-        self.refresh_relays();
-    }
-
-    /// Applies the policy to the world as it is, if it changed, and marks what that changes.
-    pub(crate) fn settle(&mut self, now: Now) {
-        // Approval of a route changes the facts again, so a second round may follow; then it is stable.
-        for _ in 0..3 {
-            if self.unseen.is_empty() && !self.all_unseen {
-                return;
-            }
-            let all = std::mem::take(&mut self.all_unseen);
-            let unseen = std::mem::take(&mut self.unseen);
-            let unseen: Vec<NodeId> =
-                if all { self.live.keys().copied().collect() } else { unseen.into_iter().collect() };
-            for id in &unseen {
-                self.refresh_world(*id);
-            }
-            for id in &unseen {
-                self.approve_routes(*id, now);
-            }
-            self.compile(&unseen);
-        }
-    }
-
-    /// What the policy can know of a machine may have changed.
-    pub(crate) fn see_again(&mut self, id: NodeId) {
-        self.unseen.insert(id);
-    }
-
-    fn refresh_world(&mut self, id: NodeId) {
-        let (Some(node), Some(live)) = (self.state.node(id), self.live.get_mut(&id)) else {
-            return;
-        };
-        let facts = node_facts(node, live);
-        if live.known.as_deref() != Some(&facts) {
-            let facts = Arc::new(facts);
-            live.known = Some(Arc::clone(&facts));
-            self.world.nodes.insert(id, facts);
-        }
-    }
-
-    fn compile(&mut self, unseen: &[NodeId]) {
-        self.stats.compilations += 1;
-        let before = Arc::clone(&self.compiled);
-        self.compiled = self.rules.compile(&self.world, Some(&before));
-        self.stamp += 1;
-        if Arc::ptr_eq(&before, &self.compiled) {
-            for id in unseen {
-                self.reclassify(*id, false);
-            }
-            return;
-        }
-        self.streams.rules_changed(self.stamp);
-        let ids: Vec<NodeId> = self.live.keys().copied().collect();
-        for id in ids {
-            self.reclassify(id, true);
-        }
-    }
-
-    fn reclassify(&mut self, id: NodeId, rules_changed: bool) {
-        let admitted = self.is_admitted(id);
-        let Some(live) = self.live.get_mut(&id) else {
-            return;
-        };
-        let class = if admitted { self.compiled.class(id) } else { OUTSIDE };
-        if class != live.class || rules_changed {
-            let before = std::mem::replace(&mut live.class, class);
-            self.streams.move_member(id, class);
-            if !rules_changed {
-                // With new rules every stream compares all it sees anyway.
-                self.streams.wake_viewers(&*self.compiled, before, Haste::Now);
-                self.touch(id, &[Aspect::Full, Aspect::Own]);
-            }
-        }
-        let Some(live) = self.live.get_mut(&id) else {
-            return;
-        };
-        let attributes = self.compiled.attributes(id);
-        if attributes != live.attributes {
-            live.attributes = attributes;
-            self.touch(id, &[Aspect::Own, Aspect::Full]);
-        }
-    }
-
-    /// Whether a machine takes part in the network: let in, and its owner not suspended.
-    pub(crate) fn is_admitted(&self, id: NodeId) -> bool {
-        self.state.node(id).is_some_and(|node| {
-            let suspended = |user: UserId| self.state.user(user).is_some_and(|u| u.suspended);
-            node.approved && !node.user().is_some_and(suspended)
-        })
-    }
-
-    /// Approves announced routes that the policy approves (policy.md §15.2). Never takes approval back.
-    fn approve_routes(&mut self, id: NodeId, now: Now) {
-        let (Some(node), Some(live)) = (self.state.node(id), self.live.get(&id)) else {
-            return;
-        };
-        let Some(facts) = &live.known else {
-            return;
-        };
-        let is_new = |r: &&IpNet| !node.approved_routes.contains(r);
-        let approves = |r: &&IpNet| is_new(r) && self.rules.approves_route(&self.world, facts, **r);
-        let new: Vec<IpNet> = facts.advertised.iter().filter(approves).copied().collect();
-        if new.is_empty() {
-            return;
-        }
-        let mut node = node.clone();
-        node.approved_routes.extend(new);
-        node.approved_routes.sort();
-        node.approved_routes.dedup();
-        let new = crate::admin::join_display(&node.approved_routes);
-        let audit = Audit {
-            what: "machine.routes".to_owned(),
-            target: node.label.clone(),
-            old: None,
-            new: Some(new),
-        };
-        self.record("policy", vec![audit], vec![Change::Node(id, Some(Box::new(node)))], now);
-    }
-
-    /// Sets what a machine's presence is and arms what follows from it.
-    pub(crate) fn set_presence(&mut self, id: NodeId, presence: Presence, now: Now) {
-        let ephemeral_after = self.ephemeral_after(&self.state);
-        let ephemeral = self.state.node(id).is_some_and(|n| n.ephemeral);
-        let Some(live) = self.live.get_mut(&id) else {
-            return;
-        };
-        let before = std::mem::replace(&mut live.presence, presence);
-        if before == presence {
-            return;
-        }
-        if let Presence::Leaving { until } = before {
-            self.departures.remove(&(until, id));
-        }
-        match presence {
-            Presence::Online => self.ephemerals.retain(|(_, node)| *node != id),
-            Presence::Leaving { until } => {
-                self.departures.insert((until, id));
-                live.facts.last_seen = Some(now.wall);
-                live.unsaved = true;
-            }
-            Presence::Offline if ephemeral => drop(self.ephemerals.insert((now.mono + ephemeral_after, id))),
-            Presence::Offline => {}
-        }
-        if !presence.is_online() {
-            (live.links, live.told) = (None, None);
-        }
-        if before.is_online() != presence.is_online() {
-            let routes = live.routes.clone();
-            self.touch(id, &[Aspect::Online]);
-            for route in routes.into_iter().filter(|r| !crate::routes::is_exit(r)) {
-                self.elect(route);
-            }
-        }
-    }
-
-    /// An ephemeral machine that has not come yet, or is away, does not stay for ever.
-    fn await_ephemeral(&mut self, change: &Change, now: Now) {
-        let Change::Node(id, Some(node)) = change else { return };
-        let away = self.live.get(id).is_some_and(|live| live.presence == Presence::Offline);
-        if node.ephemeral && away && !self.ephemerals.iter().any(|(_, waiting)| waiting == id) {
-            let at = now.mono + self.ephemeral_after(&self.state);
-            self.ephemerals.insert((at, *id));
-        }
-    }
-
-    fn ephemeral_after(&self, state: &State) -> Duration {
-        Duration::from_secs(u64::from(state.settings().ephemeral_s))
-    }
-
-    /// When to call [`Self::on_deadline`], and why.
-    pub fn next_deadline(&self, now: Now) -> Option<(Instant, Wake)> {
-        let wall = |at: UnixTime| now.mono + at.saturating_since(now.wall);
-        [
-            self.streams.flush_at().map(|at| (at, Wake::Flush)),
-            self.departures.first().map(|(at, _)| (*at, Wake::Departure)),
-            self.ephemerals.first().map(|(at, _)| (*at, Wake::Ephemeral)),
-            self.expiries
-                .range((now.wall, NodeId(i64::MAX))..)
-                .next()
-                .map(|(at, _)| (wall(*at), Wake::Expiry)),
-            self.logins.next_deadline().map(|at| (at, Wake::Logins)),
-            self.checks.next_deadline().map(|at| (at, Wake::Checks)),
-        ]
-        .into_iter()
-        .flatten()
-        .min_by_key(|(at, _)| *at)
-    }
-
-    /// Does what is due.
-    pub fn on_deadline(&mut self, now: Now) {
-        while let Some((until, id)) = self.departures.first().copied().filter(|(at, _)| *at <= now.mono) {
-            self.departures.remove(&(until, id));
-            self.set_presence(id, Presence::Offline, now);
-        }
-        while let Some((at, id)) = self.ephemerals.first().copied().filter(|(at, _)| *at <= now.mono) {
-            self.ephemerals.remove(&(at, id));
-            self.remove_ephemeral(id, now);
-        }
-        self.pass_expiries(now);
-        self.renew_logins(now);
-        let given_up = self.checks.expire(now).into_iter();
-        self.outputs.extend(given_up.map(|ticket| Output::Checked { ticket, allowed: false }));
-        self.streams.on_deadline(now);
-        self.settle(now);
-    }
-
-    fn remove_ephemeral(&mut self, id: NodeId, now: Now) {
-        let away = self.live.get(&id).is_some_and(|l| l.presence == Presence::Offline);
-        let Some(node) = self.state.node(id).filter(|n| n.ephemeral && away) else {
-            return;
-        };
-        let audit =
-            Audit { what: "machine.removed".to_owned(), target: node.label.clone(), old: None, new: None };
-        self.record("server", vec![audit], vec![Change::Node(id, None)], now);
-    }
-
-    /// Tells about keys that expired since the last call.
-    fn pass_expiries(&mut self, now: Now) {
-        let passed: Vec<(UnixTime, NodeId)> =
-            self.expiries.range(..=(now.wall, NodeId(i64::MAX))).copied().collect();
-        for (at, id) in passed {
-            // WHY removed: the set holds only what is still to come; a new expiry puts it back.
-            self.expiries.remove(&(at, id));
-            self.touch(id, &[Aspect::Full, Aspect::Own]);
-        }
-    }
-
     /// Facts that changed since the last call, to be saved when there is time.
     pub fn unsaved_facts(&mut self) -> Vec<(NodeId, Facts)> {
         let changed = self.live.iter_mut().filter(|(_, live)| live.unsaved);
@@ -698,31 +452,5 @@ impl Tailnet {
             return Some(output);
         }
         self.next_map(now)
-    }
-}
-
-fn node_facts(node: &Node, live: &Live) -> NodeFacts {
-    let mut advertised = live.facts.host.routable_ips.clone();
-    advertised.sort();
-    advertised.dedup();
-    let mut posture = BTreeMap::new();
-    for (key, value) in [
-        ("node:os", &live.facts.host.os),
-        ("node:osVersion", &live.facts.host.os_version),
-        ("node:tsVersion", &live.facts.host.ipn_version),
-    ] {
-        if !value.is_empty() {
-            posture.insert(key.to_owned(), value.clone());
-        }
-    }
-    NodeFacts {
-        id: node.id,
-        name: node.label.clone(),
-        user: node.user(),
-        tags: node.tags().to_vec(),
-        addresses: node.addresses(),
-        advertised,
-        routes: live.routes.clone(),
-        posture,
     }
 }
