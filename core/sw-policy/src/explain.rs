@@ -1,6 +1,7 @@
 //! Why one machine may reach another, or why not, in words and with line numbers.
 
 use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::Serialize;
 use sw_types::NodeId;
@@ -92,6 +93,9 @@ pub enum Unknown {
     /// A person, tag or group without machines.
     #[error("{0:?} has no machine in this network")]
     NoMachine(String),
+    /// A word that stands for where packets go.
+    #[error("{0:?} is a destination alone; nothing comes from there")]
+    NoSource(String),
 }
 
 /// Machines of one side that are looked at; a word for more is answered for the first of them.
@@ -118,14 +122,23 @@ enum Miss {
 /// # Errors
 /// When a side is neither a machine nor an address nor a word that names a machine.
 pub fn explain(compiled: &Compiled, world: &World, question: &Question<'_>) -> Result<Explanation, Unknown> {
+    if [SELF, INTERNET].contains(&question.src) {
+        return Err(Unknown::NoSource(question.src.to_owned()));
+    }
     let src = side(compiled, world, question.src)?;
-    let dst = side(compiled, world, question.dst)?;
+    let dst = destination(compiled, world, question.dst)?;
     let traffic = Traffic { protocol: question.protocol, port: question.port, is_test: false };
-    let explainer = Explainer { compiled, world, traffic };
+    let word = [SELF, INTERNET].into_iter().find(|word| *word == question.dst);
+    let explainer = Explainer { compiled, world, traffic, word };
     let mut parts: Vec<Part> = Vec::new();
     for (from, sources) in &src.members {
         let mut of_one: Vec<Part> = Vec::new();
-        for (to, destinations) in &dst.members {
+        let own = (question.dst == SELF).then(|| own_machines(compiled, world, sources));
+        if let Some(Err(why)) = &own {
+            of_one.push(Part { why: Some(why.clone()), ..denied((from, SELF)) });
+        }
+        let own = own.and_then(Result::ok);
+        for (to, destinations) in own.as_ref().unwrap_or(&dst.members) {
             // Two words for one machine ask about others, unless nothing else was asked.
             if from == to && src.members.len() + dst.members.len() > 2 {
                 continue;
@@ -153,6 +166,48 @@ pub fn explain(compiled: &Compiled, world: &World, question: &Question<'_>) -> R
     let port = question.port.map_or_else(|| "any port".to_owned(), |port| format!("port {port}"));
     let left_out = src.left_out + dst.left_out;
     Ok(Explanation { verdict, src: src.name, dst: dst.name, port, parts, left_out })
+}
+
+/// The two words that stand for no fixed machines.
+const SELF: &str = "autogroup:self";
+const INTERNET: &str = "autogroup:internet";
+/// Two well-known addresses that are in everybody's Internet (policy.md §6).
+const OF_THE_INTERNET: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(1, 1, 1, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x2606, 0x4700, 0x4700, 0, 0, 0, 0, 0x1111)),
+];
+
+/// A destination; the Internet stands for itself, and one's own machines are other ones for each source.
+fn destination(compiled: &Compiled, world: &World, written: &str) -> Result<Side, Unknown> {
+    match written {
+        SELF => Ok(Side { name: "their own other machines".to_owned(), members: Vec::new(), left_out: 0 }),
+        INTERNET => {
+            let all = OF_THE_INTERNET.into_iter().filter_map(|address| IpRange::new(address, address));
+            let all = all.map(|range| Endpoint { range, node: None }).collect();
+            let name = "the Internet".to_owned();
+            Ok(Side { name: name.clone(), members: vec![(name, all)], left_out: 0 })
+        }
+        written => side(compiled, world, written),
+    }
+}
+
+/// The other machines of whoever owns this one, or why there are none.
+fn own_machines(
+    compiled: &Compiled,
+    world: &World,
+    source: &[Endpoint],
+) -> Result<Vec<(String, Vec<Endpoint>)>, String> {
+    let node = source.iter().find_map(|endpoint| endpoint.node).and_then(|id| world.nodes.get(&id));
+    let Some(node) = node else {
+        return Err("these addresses are no machine's, so nobody owns them".to_owned());
+    };
+    let Some(owner) = node.owner() else {
+        return Err(format!("{} carries tags, so nobody owns it", node.name));
+    };
+    let others = world.nodes.values().filter(|other| other.id != node.id && other.owner() == Some(owner));
+    let all: Vec<_> =
+        others.map(|other| (other.name.clone(), compiled.machine(other.id))).take(MACHINES_MAX).collect();
+    if all.is_empty() { Err(format!("whoever owns {} has no other machine", node.name)) } else { Ok(all) }
 }
 
 fn is_zero(number: &usize) -> bool {
@@ -200,6 +255,8 @@ struct Explainer<'e> {
     compiled: &'e Compiled,
     world: &'e World,
     traffic: Traffic,
+    /// The destination, where it was asked for by a word that a rule can say too.
+    word: Option<&'static str>,
 }
 
 impl Explainer<'_> {
@@ -401,8 +458,9 @@ impl Explainer<'_> {
         };
         let ports = self.traffic.port.map_or_else(|| "*".to_owned(), |port| port.to_string());
         let protocol = self.traffic.protocol;
+        let to = self.word.map_or_else(|| word(dst), ToOwned::to_owned);
         let ip = protocol.map_or(ports.clone(), |number| format!("{}:{ports}", protocol_name(number)));
-        format!("{{\"src\": [{:?}], \"dst\": [{:?}], \"ip\": [{ip:?}]}}", word(src), word(dst))
+        format!("{{\"src\": [{:?}], \"dst\": [{:?}], \"ip\": [{ip:?}]}}", word(src), to)
     }
 }
 
@@ -606,6 +664,21 @@ mod tests {
         );
         assert!(answer("laptop", "fd7a:115c:a1e0::6", 22).unwrap().contains("port 22: denied."));
         assert!(answer("100.64.0.1", "100.64.0.6", 22).unwrap().contains("port 22: allowed."));
+    }
+
+    #[test]
+    fn the_internet_and_ones_own_machines_are_words_to_ask_about() {
+        let denied = answer("desk", "autogroup:internet", 443).unwrap();
+        assert!(denied.starts_with("desk to the Internet, port 443: denied.\n"), "{denied}");
+        assert!(denied.contains("\"dst\": [\"autogroup:internet\"]"), "the fix says the word: {denied}");
+        let own = answer("laptop", "autogroup:self", 22).unwrap();
+        assert!(own.starts_with("laptop to their own other machines, port 22: denied.\n"), "{own}");
+        assert!(own.contains("\"src\": [\"ada@x.io\"], \"dst\": [\"autogroup:self\"]"), "{own}");
+        let none = answer("desk", "autogroup:self", 22).unwrap();
+        assert!(none.contains("why   whoever owns desk has no other machine"), "{none}");
+        let tagged = answer("web1", "autogroup:self", 22).unwrap();
+        assert!(tagged.contains("why   web1 carries tags, so nobody owns it"), "{tagged}");
+        assert_eq!(answer("autogroup:self", "nas", 22), Err(Unknown::NoSource("autogroup:self".to_owned())));
     }
 
     #[test]

@@ -6,12 +6,13 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::Value;
 use sw_types::local::Status;
+use sw_types::problem::quoted;
 
 use super::client::escape;
 use super::ip::no_address;
 use super::status::now;
 use super::terminal::{age, delay};
-use super::{Context, Failure, Outcome, Style, Terminal, find_machine, not_connected, say, say_json};
+use super::{Context, Failure, Outcome, Style, Terminal, find_machine, misuse, not_connected, say, say_json};
 
 #[derive(Args, Clone, Debug, Default)]
 pub struct ExplainArgs {
@@ -49,6 +50,14 @@ pub(super) fn explain(context: &Context, args: &ExplainArgs) -> Outcome {
     }
     let address = match words.parse::<IpAddr>() {
         Ok(address) => address,
+        Err(_) if ["autogroup:", "tag:", "group:"].iter().any(|kind| words.starts_with(kind)) => {
+            let what = format!(
+                "{} is a word of the policy, and a path leads to one machine or address.",
+                quoted(words)
+            );
+            let fix = format!("on the first machine: sudo samewire policy explain MACHINE {}", args.target);
+            return Err(misuse(what, fix));
+        }
         Err(_) => {
             let machine = find_machine(&status, words)?;
             let v4 = machine.addresses.iter().find(|address| address.is_ipv4());

@@ -13,15 +13,19 @@ use sw_types::UserId;
 use sw_web::Page;
 use sw_web::log::{Entry as Line, LogView, page as render};
 
-/// Entries on the page; the export has all.
+/// Entries on the page, and how many of the newest are searched for them; the export has all.
 const SHOWN: usize = 200;
+const SEARCHED: usize = 5_000;
 const EXPORTED: usize = 100_000;
 
 pub(super) async fn page(site: &Site, ask: &Ask, visitor: &Visitor) -> Option<String> {
     let kind = ask.query.get("kind").to_owned();
-    let entries = site.control.audit(None, EXPORTED).await.ok()?;
+    let entries = site.control.audit(None, SEARCHED).await.ok()?;
     let since = entries.last().map(|(_, entry)| words::date(entry.at));
     let sentence = match since {
+        Some(since) if entries.len() == SEARCHED => {
+            format!("The newest 5,000 entries, since {since}; Export has all.")
+        }
         Some(since) if entries.len() == 1 => format!("1 entry since {since}."),
         Some(since) => format!("{} entries since {since}.", entries.len()),
         None => String::new(),
@@ -45,7 +49,7 @@ pub(super) async fn page(site: &Site, ask: &Ask, visitor: &Visitor) -> Option<St
 
 /// What happened to one machine.
 pub(super) async fn of_machine(site: &Site, name: &str) -> Vec<Line> {
-    let entries = site.control.audit(None, EXPORTED).await.unwrap_or_default();
+    let entries = site.control.audit(None, SEARCHED).await.unwrap_or_default();
     let of = |entry: &Entry| {
         entry.audit.iter().any(|audit| audit.target == name && audit.what.starts_with("machine"))
     };
