@@ -247,7 +247,7 @@ fn reach(view: &MachineView) -> Markup {
         div.card.scroll { table.cards {
             thead { tr { th scope="col" { "Who" } th scope="col" { "Ports" } th scope="col" { "By" } } }
             tbody {
-                @for row in &view.reach { tr { td { (row.who) } td.mono { (row.ports) } td { a href="/access" { (row.rule) } } } }
+                @for row in &view.reach { tr { td { (row.who) } td.mono data-l="ports" { (row.ports) } td { a href="/access" { (row.rule) } } } }
                 @if view.reach.is_empty() { tr { td colspan="3" { "Nobody. No rule of the policy names this machine." } } }
             }
         } }

@@ -180,9 +180,11 @@ fn small(view: &NetworkView) -> Markup {
                 a href={ "/network?chosen=" (segment(name)) } {
                     @if is_chosen { circle.s-acc.ring cx=(format!("{x:.1}")) cy=(format!("{y:.1}")) r="15" stroke-width="2" {} }
                     circle class={ (dot_class(view, name)) " nd" } cx=(format!("{x:.1}")) cy=(format!("{y:.1}")) r="9" {}
-                    text.lab.nb x=(format!("{x:.1}")) y=(format!("{:.1}", y + 28.0)) text-anchor="middle" {
-                        @if name.chars().count() > 18 { title { (name) } }
-                        (shortened(name, 18))
+                    // Above the upper ones, so that no line runs through a name.
+                    @let is_upper = y < 240.0;
+                    text.lab.nb.up[is_upper] x=(format!("{x:.1}")) y=(format!("{:.1}", if is_upper { y - 20.0 } else { y + 28.0 })) text-anchor="middle" {
+                        @if name.chars().count() > 14 { title { (name) } }
+                        (shortened(name, 14))
                     }
                 }
             }
