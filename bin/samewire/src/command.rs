@@ -17,7 +17,21 @@ const GROUPS: [(&str, &[&str]); 7] = [
     ("A network in two lines", &["up", "join", "invite", "admin"]),
     (
         "Every day",
-        &["status", "ping", "ip", "whoami", "whois", "down", "set", "get", "exit-node", "file", "nc", "wait"],
+        &[
+            "status",
+            "ping",
+            "ip",
+            "whoami",
+            "whois",
+            "down",
+            "set",
+            "get",
+            "exit-node",
+            "file",
+            "serve",
+            "nc",
+            "wait",
+        ],
     ),
     ("When something does not work", &["explain", "check", "netcheck", "dns", "bugreport", "help"]),
     ("Who may do what", &["login", "logout", "switch", "policy"]),
@@ -70,16 +84,11 @@ pub(crate) fn man(args: &ManArgs, command: Command) -> ExitCode {
 }
 
 /// Verbs of the official client that are not here, and what takes their place.
-const ELSEWHERE: [(&str, &str, &str); 15] = [
-    (
-        "serve",
-        "publishing a local service is not in this version",
-        "machines that the policy lets in reach its port already: samewire explain MACHINE:PORT, from there",
-    ),
+const ELSEWHERE: [(&str, &str, &str); 14] = [
     (
         "funnel",
         "publishing to the Internet is not in this version",
-        "put a web server on a machine with a public address before it",
+        "inside the network: samewire serve PORT; for the Internet put a web server on a machine with a public address before it",
     ),
     (
         "cert",

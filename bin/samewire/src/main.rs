@@ -162,7 +162,11 @@ mod tests {
                 "did you mean --hostname?",
             ),
             (&["ping", "a", "b"], "`samewire ping` takes no argument \"b\".", "see: samewire ping"),
-            (&["serve", "3000"], "there is no command \"serve\".", "machines that the policy lets in"),
+            (
+                &["funnel", "3000"],
+                "there is no command \"funnel\".",
+                "inside the network: samewire serve PORT",
+            ),
         ] {
             let words: Vec<_> = std::iter::once("samewire").chain(words.iter().copied()).collect();
             let error = definition.clone().try_get_matches_from(&words).expect_err("a mistake");

@@ -13,6 +13,7 @@ mod netcheck;
 mod ping;
 mod prefs;
 mod profiles;
+mod serve;
 mod simple;
 mod status;
 mod terminal;
@@ -100,6 +101,8 @@ pub enum Verb {
     ExitNode(exit_node::ExitNodeArgs),
     /// Send files to a machine, fetch those that came
     File(file::FileArgs),
+    /// Give the network a program, a folder or a text of this machine under its name
+    Serve(serve::ServeArgs),
     /// Show how names are resolved, or ask for one
     Dns(dns::DnsArgs),
     /// Connect to a port of a machine, with standard input and output
@@ -239,6 +242,7 @@ fn dispatch(verb: Verb, context: &Context, command: clap::Command) -> Outcome {
         Verb::Check(args) => explain::check(context, &args),
         Verb::ExitNode(args) => exit_node::exit_node(context, &args),
         Verb::File(args) => file::file(context, &args),
+        Verb::Serve(args) => serve::serve(context, &args),
         Verb::Dns(args) => dns::dns(context, &args),
         Verb::Nc(args) => simple::nc(context, &args),
         Verb::Wait(args) => simple::wait(context, &args),
@@ -264,6 +268,7 @@ impl Verb {
             Self::Netcheck(args) => args.format.starts_with("json"),
             Self::Explain(args) => args.json,
             Self::Check(args) => args.json,
+            Self::Serve(args) => args.json,
             Self::Dns(args) => args.wants_json(),
             Self::Version(args) => args.json,
             Self::Down(_)

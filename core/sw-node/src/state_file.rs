@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use sw_types::local::{LoginProfile, Prefs};
+use sw_types::local::{LoginProfile, Prefs, ServeConfig};
 use sw_types::{MachinePrivate, Secret};
 use thiserror::Error;
 
@@ -13,6 +13,7 @@ const MACHINE_KEY: &str = "_machinekey";
 const PROFILES: &str = "_profiles";
 const CURRENT_PROFILE: &str = "_current-profile";
 const PROFILE_PREFIX: &str = "profile-";
+const SERVE_PREFIX: &str = "_serve/";
 
 /// What is wrong with a state file.
 #[derive(Debug, Error)]
@@ -46,6 +47,7 @@ impl StateFile {
         state.machine_key()?;
         state.profiles()?;
         state.prefs()?;
+        state.serve_config()?;
         Ok(state)
     }
 
@@ -108,6 +110,30 @@ impl StateFile {
         }
     }
 
+    /// What the profile in use serves.
+    pub fn serve_config(&self) -> Result<ServeConfig, StateError> {
+        let key = format!("{SERVE_PREFIX}{}", self.current_profile());
+        match self.entries.get(&key) {
+            Some(text) => serde_json::from_slice::<Option<_>>(text)
+                .map(Option::unwrap_or_default)
+                .map_err(|_| StateError::Entry(key)),
+            None => Ok(ServeConfig::default()),
+        }
+    }
+
+    /// Sets what the profile in use serves; what ends with its maker is left out.
+    pub fn set_serve_config(&mut self, config: &ServeConfig) -> Result<(), StateError> {
+        let key = format!("{SERVE_PREFIX}{}", self.current_profile());
+        let background = config.background();
+        if background.is_empty() {
+            self.entries.remove(&key);
+            return Ok(());
+        }
+        let text = serde_json::to_vec(&background).map_err(|_| StateError::Entry(key.clone()))?;
+        self.entries.insert(key, text);
+        Ok(())
+    }
+
     /// Stores a profile and its preferences, and makes it the one in use.
     pub fn put(&mut self, profile: LoginProfile, prefs: &Prefs) -> Result<(), StateError> {
         let mut profiles = self.profiles()?;
@@ -129,6 +155,7 @@ impl StateFile {
         let profiles = serde_json::to_vec(&profiles).map_err(|_| StateError::Entry(PROFILES.to_owned()))?;
         self.entries.insert(PROFILES.to_owned(), profiles);
         self.entries.remove(&format!("{PROFILE_PREFIX}{id}"));
+        self.entries.remove(&format!("{SERVE_PREFIX}{id}"));
         if self.current_profile() == id {
             self.set_current_profile("");
         }

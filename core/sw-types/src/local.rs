@@ -6,11 +6,13 @@
 mod notify;
 mod prefs;
 mod profile;
+mod serve;
 mod status;
 
 pub use notify::{BackendState, EngineStatus, Notify, watch_mask};
 pub use prefs::{AppConnectorPrefs, AutoUpdatePrefs, MaskedPrefs, NetfilterMode, Prefs, PrefsError};
 pub use profile::{LoginProfile, NetworkProfile, Persist, SecretText, UserProfile};
+pub use serve::{HttpHandler, ServeConfig, TcpPortHandler, Unservable, Upstream, UpstreamKind, WebServer};
 pub use status::{ExitNodeStatus, PeerStatus, PingResult, Status, TailnetStatus};
 
 use serde::{Deserialize, Deserializer, Serialize};

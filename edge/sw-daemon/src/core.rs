@@ -47,6 +47,7 @@ use crate::inbox::Inbox;
 use crate::peer_api::PeerApi;
 use crate::recall::Ways;
 use crate::relays::Relays;
+use crate::serve::Serving;
 use crate::sockets::SocketFactory;
 use crate::store::Store;
 use crate::userspace::Network;
@@ -147,6 +148,7 @@ pub(crate) struct Core {
     pings: BTreeMap<PingId, oneshot::Sender<PingOutcome>>,
     pub(crate) peer_pings: PeerPings,
     pub(crate) peer_api: PeerApi,
+    pub(crate) serving: Serving,
     pub(crate) inbox: Inbox,
     reports: mpsc::Sender<Report>,
     relay_map: RelayMap,
@@ -291,6 +293,7 @@ impl Core {
         self.applied = applied;
         let now = self.now();
         self.refresh_peer_api();
+        let _said_in_log = self.refresh_serving();
         self.node.on_machine_ready(now);
     }
 

@@ -5,6 +5,7 @@ mod dial;
 mod explain;
 mod files;
 mod handlers;
+mod serve;
 mod watch;
 
 use std::convert::Infallible;
@@ -233,10 +234,14 @@ fn finish(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
 }
 
 impl Caller {
+    /// Root, or the user that the daemon itself runs as.
+    fn is_daemons_own(self) -> bool {
+        self.is_root || self.uid == rustix::process::geteuid().as_raw()
+    }
+
     /// Whether this caller may change things.
     pub(crate) async fn may_write(self, core: &CoreHandle) -> bool {
-        let own = rustix::process::geteuid().as_raw();
-        if self.is_root || self.uid == own {
+        if self.is_daemons_own() {
             return true;
         }
         let operator = core.call(|core| core.node.prefs().operator_user.clone()).await.unwrap_or_default();

@@ -7,13 +7,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use sw_dataplane::OwnTraffic;
-use sw_netstack::BoxedStream;
 use sw_tailcfg::Service;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::TunMode;
 use crate::core::{Core, CoreHandle};
+use crate::inner;
 
 /// Peers served at once; the next ones wait.
 const CONNECTIONS_MAX: usize = 64;
@@ -56,59 +56,19 @@ impl PeerApi {
     }
 
     fn listen(&mut self, address: IpAddr, network: Option<&crate::userspace::Network>) -> Option<SocketAddr> {
-        for port in (0..TRIES).map(|attempt| port_for(address, attempt)).chain([0]) {
-            if let Some(network) = network {
-                // Every address of the stack shares the port.
-                if let Some(shared) = self.open.first() {
-                    return Some(SocketAddr::new(address, shared.port()));
-                }
-                let Ok(mut listener) = network.listen(port) else { continue };
-                let (core, slots) = (self.core.clone(), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
-                tokio::spawn(self.stop.clone().run_until_cancelled_owned(async move {
-                    while let Some(stream) = listener.accept().await {
-                        if let (Some(peer), Some(own)) = (stream.peer_addr(), stream.local_addr()) {
-                            serve(&core, &slots, Box::new(stream), peer, own).await;
-                        }
-                    }
-                }));
-                return Some(SocketAddr::new(address, port));
-            }
-            let listener = std::net::TcpListener::bind((address, port)).and_then(|listener| {
-                listener.set_nonblocking(true)?;
-                tokio::net::TcpListener::from_std(listener)
-            });
-            let Ok(listener) = listener else { continue };
-            let open = listener.local_addr().ok()?;
-            let (core, slots) = (self.core.clone(), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
-            tokio::spawn(self.stop.clone().run_until_cancelled_owned(async move {
-                // An accept that fails (no more descriptors) is tried again a little later.
-                loop {
-                    match listener.accept().await {
-                        Ok((stream, peer)) => serve(&core, &slots, Box::new(stream), peer, open).await,
-                        Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
-                    }
-                }
-            }));
-            return Some(open);
+        // Every address of the stack shares the port.
+        if let (Some(_), Some(shared)) = (network, self.open.first()) {
+            return Some(SocketAddr::new(address, shared.port()));
         }
-        None
+        let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let mut ports = (0..TRIES).map(|attempt| port_for(address, attempt)).chain([0]);
+        ports.find_map(|port| {
+            let core = self.core.clone();
+            let answer = move |arrival| requests::serve(core.clone(), arrival);
+            let at = SocketAddr::new(address, port);
+            inner::listen(network, at, (Arc::clone(&slots), &self.stop), answer).ok()
+        })
     }
-}
-
-/// Serves one connection on a task of its own, as soon as there is room.
-async fn serve(
-    core: &CoreHandle,
-    slots: &Arc<Semaphore>,
-    stream: BoxedStream,
-    peer: SocketAddr,
-    own: SocketAddr,
-) {
-    let Ok(slot) = Arc::clone(slots).acquire_owned().await else { return };
-    let core = core.clone();
-    tokio::spawn(async move {
-        requests::serve(core, stream, peer, own).await;
-        drop(slot);
-    });
 }
 
 impl Core {

@@ -9,7 +9,7 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use sw_node::state_file::{StateError, StateFile};
 use sw_os::files::{FileError, create_private_directory, read_private, write_private};
 use sw_tailcfg::{MAP_MESSAGE_MAX, MapResponse, decode_answer, encode};
-use sw_types::local::{LoginProfile, NetworkProfile, Prefs, Problem, SecretText};
+use sw_types::local::{LoginProfile, NetworkProfile, Prefs, Problem, SecretText, ServeConfig};
 use sw_types::problem::Slug;
 use sw_types::{LockKey, LockPrivate, MachinePrivate, NodeKey, UnixTime};
 use zeroize::Zeroizing;
@@ -132,6 +132,17 @@ impl Store {
     /// Forgets a profile and its keys.
     pub(crate) fn remove_profile(&mut self, id: &str) -> Result<(), Problem> {
         self.state.remove(id).map_err(|error| damaged(Path::new(STATE_FILE), &error))?;
+        self.write()
+    }
+
+    /// What the profile in use serves.
+    pub(crate) fn serve_config(&self) -> ServeConfig {
+        self.state.serve_config().unwrap_or_default()
+    }
+
+    /// Saves what the profile in use serves.
+    pub(crate) fn save_serve_config(&mut self, config: &ServeConfig) -> Result<(), Problem> {
+        self.state.set_serve_config(config).map_err(|error| damaged(Path::new(STATE_FILE), &error))?;
         self.write()
     }
 

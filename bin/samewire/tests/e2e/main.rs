@@ -16,6 +16,7 @@ mod programs;
 mod recovery;
 mod routes;
 mod scene;
+mod serving;
 mod tsnet;
 mod tunnels;
 mod typed;

@@ -177,6 +177,7 @@ impl Core {
             .set_local_addrs(own.unwrap_or_default().into_iter().chain(advertised).collect(), services);
         let TunMode::Interface(name) = &self.config.tun else {
             self.refresh_peer_api();
+            let _said_in_log = self.refresh_serving();
             self.node.on_machine_ready(now);
             return;
         };

@@ -33,6 +33,7 @@ impl Core {
         let now = self.now();
         let lock = lock_key(&prefs);
         self.node.on_profile(prefs, lock, now);
+        self.reload_serving();
         Ok(())
     }
 

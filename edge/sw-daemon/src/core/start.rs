@@ -32,6 +32,7 @@ use crate::errors::chain;
 use crate::inbox::Inbox;
 use crate::peer_api::PeerApi;
 use crate::relays::Relays;
+use crate::serve::Serving;
 use crate::sockets::SocketFactory;
 use crate::store::{JOURNAL_FILE, Store, lock_key};
 use crate::userspace::Network;
@@ -99,6 +100,7 @@ pub(crate) async fn start(
         network.serve(&config, &stop).await?;
     }
     let config_dir = store.directory().map(ToOwned::to_owned);
+    let served = store.serve_config();
     let core = Core {
         network: network.clone(),
         relays: Relays::new(relay_events, sockets.dial_options()),
@@ -121,6 +123,7 @@ pub(crate) async fn start(
         peer_pings: PeerPings::new(),
         inbox: Inbox::new(config_dir.as_deref()),
         peer_api: PeerApi::new(CoreHandle { calls: calls.clone() }),
+        serving: Serving::new(CoreHandle { calls: calls.clone() }, served),
         reports,
         relay_map: RelayMap::default(),
         interfaces: Interfaces::default(),

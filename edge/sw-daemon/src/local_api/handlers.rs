@@ -191,7 +191,9 @@ async fn run(
             tracing::info!(marker, note = value("note"), "bug report");
             text(StatusCode::OK, marker)
         }
-        (&Method::GET, "serve-config") => json_response(&json!({})),
+        (&Method::GET | &Method::POST, "serve-config") => {
+            return super::serve::answer(core, caller, request).await;
+        }
         (&Method::GET, "file-targets") => super::files::targets(core).await?,
         (_, "check-ip-forwarding") => {
             let warning = core.call(|core| core.forwarding_problem()).await?;
@@ -346,7 +348,7 @@ fn done(outcome: Result<(), Problem>) -> Response<ResponseBody> {
 }
 
 /// An answer, or what the user reads.
-fn told<T: serde::Serialize>(outcome: Result<T, Problem>) -> Response<ResponseBody> {
+pub(super) fn told<T: serde::Serialize>(outcome: Result<T, Problem>) -> Response<ResponseBody> {
     match outcome {
         Ok(value) => json_response(&value),
         Err(problem) => {

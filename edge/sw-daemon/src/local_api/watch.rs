@@ -7,6 +7,7 @@ use http::{Response, StatusCode, header};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
 use sw_types::local::{Notify, watch_mask as mask};
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
@@ -28,39 +29,55 @@ pub(super) async fn watch(core: &CoreHandle, bits: u64) -> Result<Response<Respo
         core.call(move |core| (first_message(core, bits), core.bus.subscribe())).await?;
     let (lines, queue) = mpsc::channel::<Bytes>(LINES_MAX);
     let core = core.clone();
+    let session = first.as_ref().map(|first| first.session_id.clone()).unwrap_or_default();
     tokio::spawn(async move {
-        if let Some(first) = first
-            && lines.send(line(&first)).await.is_err()
-        {
-            return;
-        }
-        loop {
-            let message = tokio::select! {
-                () = lines.closed() => return,
-                message = messages.recv() => message,
-            };
-            let notify = match message {
-                Ok(BusMessage::Notify(notify)) => (*notify).clone(),
-                Ok(BusMessage::Netmap { peers, removed, is_whole }) => {
-                    let build = move |core: &mut Core| netmap_message(core, bits, &peers, &removed, is_whole);
-                    match core.call(build).await {
-                        Ok(Some(notify)) => notify,
-                        Ok(None) => continue,
-                        Err(Stopped) => return,
-                    }
-                }
-                // Too slow, or the end: the watcher is disconnected.
-                Err(RecvError::Lagged(_) | RecvError::Closed) => return,
-            };
-            if lines.send(line(&notify)).await.is_err() {
-                return;
-            }
+        tell_all(&core, bits, first, &mut messages, &lines).await;
+        if !session.is_empty() {
+            // What it served in the foreground ends with it; a daemon that ends has ended that, too.
+            let _stopped = core.call(move |core| core.end_foreground(&session)).await;
         }
     });
     let stream = ReceiverStream::new(queue).map(|line| Ok::<_, Infallible>(Frame::data(line)));
     let mut response = Response::new(StreamBody::new(stream).boxed_unsync());
     response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
     Ok(response)
+}
+
+/// Writes lines until the watcher goes or is too slow.
+async fn tell_all(
+    core: &CoreHandle,
+    bits: u64,
+    first: Option<Notify>,
+    messages: &mut Receiver<BusMessage>,
+    lines: &mpsc::Sender<Bytes>,
+) {
+    if let Some(first) = first
+        && lines.send(line(&first)).await.is_err()
+    {
+        return;
+    }
+    loop {
+        let message = tokio::select! {
+            () = lines.closed() => return,
+            message = messages.recv() => message,
+        };
+        let notify = match message {
+            Ok(BusMessage::Notify(notify)) => (*notify).clone(),
+            Ok(BusMessage::Netmap { peers, removed, is_whole }) => {
+                let build = move |core: &mut Core| netmap_message(core, bits, &peers, &removed, is_whole);
+                match core.call(build).await {
+                    Ok(Some(notify)) => notify,
+                    Ok(None) => continue,
+                    Err(Stopped) => return,
+                }
+            }
+            // Too slow, or the end: the watcher is disconnected.
+            Err(RecvError::Lagged(_) | RecvError::Closed) => return,
+        };
+        if lines.send(line(&notify)).await.is_err() {
+            return;
+        }
+    }
 }
 
 fn line(notify: &Notify) -> Bytes {

@@ -12,11 +12,11 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use sw_netstack::BoxedStream;
 use sw_node::grants;
 
 use super::put;
 use crate::core::{CAP_FILES, Core, CoreHandle};
+use crate::inner::Arrival;
 use crate::local_api::{ResponseBody, text, unescape};
 
 /// Where files are sent to.
@@ -73,8 +73,9 @@ impl Core {
 }
 
 /// Serves one connection.
-pub(super) async fn serve(core: CoreHandle, stream: BoxedStream, from: SocketAddr, own: SocketAddr) {
-    let ip = from.ip().to_canonical();
+pub(super) async fn serve(core: CoreHandle, arrival: Arrival) {
+    let Arrival { stream, peer, own } = arrival;
+    let ip = peer.ip().to_canonical();
     let Ok(Some(peer)) = core.call(move |core| core.peer_asking(ip)).await else { return };
     let service = service_fn(move |request: Request<Incoming>| {
         let (core, peer) = (core.clone(), peer.clone());
