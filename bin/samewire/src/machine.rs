@@ -41,6 +41,9 @@ pub fn run(args: &DaemonArgs, socket: Option<PathBuf>, when_ready: impl FnOnce()
         Err(problem) => return report(&problem),
     };
     let workers = if plan.is_some() { WORKERS_SERVING } else { WORKERS };
+    if plan.is_none() {
+        sw_os::heap::prefer_small();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
         .enable_all()

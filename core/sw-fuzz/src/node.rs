@@ -13,7 +13,7 @@ static RESOLVER: LazyLock<Resolver> = LazyLock::new(|| {
     let name = "nas.home.internal".to_owned();
     Resolver::new(ResolverConfig {
         suffix: Some("home.internal".to_owned()),
-        hosts: BTreeMap::from([(name.clone(), vec![[100, 64, 0, 2].into()])]),
+        hosts: BTreeMap::from([(name.as_str().into(), vec![[100, 64, 0, 2].into()])]),
         wildcard_hosts: BTreeSet::from([name]),
         local_domains: BTreeSet::from(["home.internal".to_owned()]),
         routes: BTreeMap::new(),

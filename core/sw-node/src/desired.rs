@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use sw_tailcfg::{FilterRule, Node, Resolver as DnsServer};
@@ -280,7 +281,7 @@ pub fn dns_plan(netmap: &Netmap, prefs: &Prefs, facts: &DnsFacts) -> (ResolverCo
         let is_covered = |zones: &BTreeSet<String>| {
             zones.iter().any(|zone| name == *zone || name.ends_with(&format!(".{zone}")))
         };
-        if resolver.hosts.contains_key(&name) && !is_covered(&resolver.local_domains) {
+        if resolver.hosts.contains_key(name.as_str()) && !is_covered(&resolver.local_domains) {
             resolver.local_domains.insert(name);
         }
     }
@@ -333,7 +334,7 @@ fn compile_for_machine(
     machine
 }
 
-fn hosts(netmap: &Netmap) -> BTreeMap<String, Vec<IpAddr>> {
+fn hosts(netmap: &Netmap) -> BTreeMap<Arc<str>, Vec<IpAddr>> {
     let mut hosts = BTreeMap::new();
     let own = &netmap.self_node;
     let own_has_v4 = own.addresses.iter().any(|net| net.addr().is_ipv4());
@@ -349,14 +350,14 @@ fn hosts(netmap: &Netmap) -> BTreeMap<String, Vec<IpAddr>> {
                 IpAddr::V6(_) => !has_v4 || wants_v6 || !own_has_v4,
             })
             .collect();
-        hosts.insert(plain_name(&node.name), addresses);
+        hosts.insert(plain_name(&node.name).into(), addresses);
     }
     // Extra records win over names of machines.
-    let mut extra: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
+    let mut extra: BTreeMap<Arc<str>, Vec<IpAddr>> = BTreeMap::new();
     for record in &netmap.dns.extra_records {
         let is_address = matches!(record.r#type.as_str(), "" | "A" | "AAAA");
         if let (true, Ok(address)) = (is_address, record.value.parse()) {
-            extra.entry(plain_name(&record.name)).or_default().push(address);
+            extra.entry(plain_name(&record.name).into()).or_default().push(address);
         }
     }
     hosts.extend(extra);

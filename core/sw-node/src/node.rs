@@ -67,7 +67,7 @@ pub struct Node {
     services: Vec<Service>,
     published: HashSet<NodeKey>,
     last_machine: Option<MachineConfig>,
-    last_resolver: Option<ResolverConfig>,
+    last_resolver: Option<Arc<ResolverConfig>>,
     last_filter: Option<FilterConfig>,
     expiry_check: Option<Instant>,
     pending_auth_key: Option<Secret<String>>,

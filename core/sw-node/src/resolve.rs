@@ -4,6 +4,7 @@ mod message;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use sw_types::{SERVICE_IPV4, SERVICE_IPV6, six_to_four};
 
@@ -30,8 +31,8 @@ pub enum Upstream {
 pub struct ResolverConfig {
     /// The network's suffix, by which single labels are completed; `None` while MagicDNS is off.
     pub suffix: Option<String>,
-    /// Addresses of machines and extra records.
-    pub hosts: BTreeMap<String, Vec<IpAddr>>,
+    /// Addresses of machines and extra records. The names are shared with the reverse look-up.
+    pub hosts: BTreeMap<Arc<str>, Vec<IpAddr>>,
     /// Hosts that answer for every name below them too.
     pub wildcard_hosts: BTreeSet<String>,
     /// Suffixes that are answered here or not at all.
@@ -56,18 +57,19 @@ pub enum Answer {
 /// Answers queries from a fixed configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Resolver {
-    config: ResolverConfig,
+    config: Arc<ResolverConfig>,
     /// Address to name, for PTR.
-    names: BTreeMap<IpAddr, String>,
+    names: BTreeMap<IpAddr, Arc<str>>,
 }
 
 impl Resolver {
     /// Prepares the reverse look-up.
-    pub fn new(config: ResolverConfig) -> Self {
+    pub fn new(config: impl Into<Arc<ResolverConfig>>) -> Self {
+        let config = config.into();
         let mut names = BTreeMap::new();
         for (name, addresses) in &config.hosts {
             for address in addresses {
-                names.entry(*address).or_insert_with(|| name.clone());
+                names.entry(*address).or_insert_with(|| Arc::clone(name));
             }
         }
         Self { config, names }
@@ -152,7 +154,7 @@ impl Resolver {
         self.config.hosts.get(name).or_else(|| {
             let suffix = self.config.suffix.as_deref()?;
             (!name.contains('.') && !name.is_empty())
-                .then(|| self.config.hosts.get(&format!("{name}.{suffix}")))?
+                .then(|| self.config.hosts.get(format!("{name}.{suffix}").as_str()))?
         })
     }
 
@@ -194,7 +196,9 @@ impl Resolver {
             let found = if is_service {
                 Some(SERVICE_NAME.to_owned())
             } else {
-                twin.and_then(|twin| self.names.get(&twin)).or_else(|| self.names.get(&address)).cloned()
+                twin.and_then(|twin| self.names.get(&twin))
+                    .or_else(|| self.names.get(&address))
+                    .map(|name| name.to_string())
             };
             if let Some(found) = found {
                 return Answer::Reply(message::reply(
@@ -298,7 +302,7 @@ mod tests {
         config
             .hosts
             .insert("birch.home.internal".to_owned(), vec![ip("100.64.0.1"), ip("fd7a:115c:a1e0::1")]);
-        config.hosts.insert("nas.home.internal".to_owned(), vec![ip("100.64.0.2")]);
+        config.hosts.insert("nas.home.internal".into(), vec![ip("100.64.0.2")]);
         config.wildcard_hosts.insert("nas.home.internal".to_owned());
         config.local_domains.extend(["home.internal", "64.100.in-addr.arpa"].map(str::to_owned));
         config.routes.insert(

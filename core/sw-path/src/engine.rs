@@ -194,7 +194,10 @@ impl PathEngine {
         if old_disco != disco {
             self.forget_disco(old_disco, &node);
             if let Some(disco) = disco {
-                self.disco_keys.entry(disco).or_default().nodes.push(node);
+                let nodes = &mut self.disco_keys.entry(disco).or_default().nodes;
+                // One node has a key, as good as always.
+                nodes.reserve_exact(1);
+                nodes.push(node);
             }
         }
         if is_new {

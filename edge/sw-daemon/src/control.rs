@@ -19,6 +19,7 @@ use sw_types::{ControlKey, NodeKey};
 use thiserror::Error;
 
 use self::map_stream::Frames;
+pub(crate) use self::map_stream::decompress;
 pub(crate) use self::server_url::ServerUrl;
 pub(crate) use self::transport::{ControlClient, ControlConfig};
 use crate::errors::chain;

@@ -1,19 +1,20 @@
 //! What the node keeps on disk: `node.state` with the keys, and the last network (node-services.md §21).
 
 use std::fs::{File, TryLockError};
-use std::io;
+use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use sw_node::state_file::{StateError, StateFile};
 use sw_os::files::{FileError, create_private_directory, read_private, write_private};
-use sw_tailcfg::{MAP_MESSAGE_MAX, MapResponse, decode_answer, encode};
+use sw_tailcfg::{MAP_MESSAGE_MAX, MapResponse, decode_answer};
 use sw_types::local::{LoginProfile, NetworkProfile, Prefs, Problem, SecretText, ServeConfig};
 use sw_types::problem::Slug;
 use sw_types::{LockKey, LockPrivate, MachinePrivate, NodeKey, UnixTime};
 use zeroize::Zeroizing;
 
+use crate::control;
 use crate::recall::{self, Ways};
 
 const STATE_FILE: &str = "node.state";
@@ -155,7 +156,7 @@ impl Store {
     /// The network as it was, for a start without the server. What cannot be read counts as none.
     pub(crate) fn cached_map(&self) -> Option<MapResponse> {
         let packed = read_private(&self.directory.as_ref()?.join(CACHE_FILE)).ok()??;
-        let json = zstd::bulk::decompress(&packed, MAP_MESSAGE_MAX).ok()?;
+        let json = control::decompress(&packed).ok()?;
         decode_answer(&json, MAP_MESSAGE_MAX).ok()
     }
 
@@ -227,7 +228,10 @@ fn lock_directory(directory: &Path) -> Result<File, Problem> {
 
 /// Remembers the network; called off the node's task.
 pub(crate) fn write_cache(path: &Path, message: &MapResponse) -> io::Result<()> {
-    let packed = zstd::bulk::compress(&encode(message), CACHE_LEVEL)?;
+    // Compressed as it is made: the text of a large network is ten times what it is packed.
+    let mut packing = BufWriter::new(zstd::stream::write::Encoder::new(Vec::new(), CACHE_LEVEL)?);
+    serde_json::to_writer(&mut packing, message)?;
+    let packed = packing.into_inner().map_err(io::IntoInnerError::into_error)?.finish()?;
     write_private(path, &packed).map_err(io::Error::other)
 }
 

@@ -14,6 +14,7 @@ pub mod clock;
 pub mod dns;
 pub mod files;
 mod firewall;
+pub mod heap;
 pub mod host;
 pub mod link;
 pub mod monitor;

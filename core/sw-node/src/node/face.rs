@@ -38,7 +38,7 @@ pub enum Output {
     Identity(Option<NodeKey>),
     /// `None`: nothing of ours on the machine.
     Machine(Option<MachineConfig>),
-    Resolver(Box<ResolverConfig>),
+    Resolver(Arc<ResolverConfig>),
     /// Peers that are new or changed, and keys that are gone.
     Peers {
         changed: Vec<PeerConfig>,

@@ -89,9 +89,9 @@ impl Node {
             self.last_machine.clone_from(&machine);
             self.outputs.push_back(Output::Machine(machine));
         }
-        if self.last_resolver != resolver {
-            self.last_resolver.clone_from(&resolver);
-            self.outputs.push_back(Output::Resolver(Box::new(resolver.unwrap_or_default())));
+        if self.last_resolver.as_deref() != resolver.as_ref() {
+            self.last_resolver = resolver.map(Arc::new);
+            self.outputs.push_back(Output::Resolver(self.last_resolver.clone().unwrap_or_default()));
         }
     }
 }

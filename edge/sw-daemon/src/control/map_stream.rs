@@ -61,7 +61,8 @@ fn decode(frame: &[u8]) -> Result<MapResponse, ControlError> {
     Ok(decoded.response)
 }
 
-fn decompress(frame: &[u8]) -> std::io::Result<Vec<u8>> {
+/// Reads all zstd frames of `frame`, as long as they do not get longer than a message may be.
+pub(crate) fn decompress(frame: &[u8]) -> std::io::Result<Vec<u8>> {
     // Not `single_frame`: a server may compress the parts of a message apart (RFC 8878 §3.1), and ours does.
     let mut decoder = zstd::stream::read::Decoder::with_buffer(frame)?;
     decoder.window_log_max(WINDOW_LOG_MAX)?;

@@ -53,7 +53,7 @@ impl Core {
             Output::WantNodeKey => self.node.on_node_key(NodePrivate::generate(crate::random()), now),
             Output::Identity(key) => self.set_identity(key),
             Output::Machine(machine) => self.set_machine(machine),
-            Output::Resolver(config) => self.resolver.store(Arc::new(Resolver::new(*config))),
+            Output::Resolver(config) => self.resolver.store(Arc::new(Resolver::new(config))),
             Output::Peers { changed, removed } => {
                 for key in removed {
                     self.paths.on_peer_removed(&key);
