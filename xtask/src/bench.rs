@@ -28,8 +28,10 @@ const BENCHES: &[(&str, &[&[&str]])] = &[
                 "--daemon",
                 "../../target/release/samewire",
             ],
+            &["run", "--release", "-p", "samewire", "--", "lab", "times", "--only", "idle"],
         ],
     ),
+    ("times", &[&["run", "--release", "-p", "samewire", "--", "lab", "times"]]),
     ("dataplane", &[&["bench", "-p", "sw-dataplane", "--bench", "dataplane", "--"]]),
     ("fuzz", &[&["run", "--release", "-p", "sw-fuzz", "--"]]),
 ];
@@ -40,8 +42,9 @@ pub(crate) fn bench(name: &str, args: &[String]) -> anyhow::Result<()> {
         bail!("there is no benchmark \"{name}\"; there are: {}", known.join(", "));
     };
     commands.iter().try_for_each(|command| {
-        // What only builds takes no arguments of the benchmark.
-        let args = if command.contains(&"--") { args } else { &[] };
+        // What only builds, or measures one thing, takes no arguments of the benchmark.
+        let takes_args = command.contains(&"--") && !command.contains(&"--only");
+        let args = if takes_args { args } else { &[] };
         run::run(run::cargo().args(*command).args(args))
     })
 }

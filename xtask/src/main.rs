@@ -32,7 +32,7 @@ enum Command {
         #[arg(long)]
         quick: bool,
     },
-    /// Run one benchmark: control, node, relay, policy, dataplane, fuzz
+    /// Run one benchmark: control, node, times, relay, policy, dataplane, fuzz
     Bench {
         name: String,
         /// Handed to the benchmark

@@ -299,9 +299,7 @@ mod tests {
     fn resolver() -> Resolver {
         let mut config =
             ResolverConfig { suffix: Some("home.internal".to_owned()), ..ResolverConfig::default() };
-        config
-            .hosts
-            .insert("birch.home.internal".to_owned(), vec![ip("100.64.0.1"), ip("fd7a:115c:a1e0::1")]);
+        config.hosts.insert("birch.home.internal".into(), vec![ip("100.64.0.1"), ip("fd7a:115c:a1e0::1")]);
         config.hosts.insert("nas.home.internal".into(), vec![ip("100.64.0.2")]);
         config.wildcard_hosts.insert("nas.home.internal".to_owned());
         config.local_domains.extend(["home.internal", "64.100.in-addr.arpa"].map(str::to_owned));

@@ -10,6 +10,7 @@ use crate::cable::{self, CableArgument};
 use crate::demo::{self, DemoArgs};
 use crate::matrix::{self, MatrixArgs};
 use crate::portmap::{self, PortMapperArgs};
+use crate::times::{self, TimesArgs};
 use crate::world::{Roam, World};
 use crate::{Interrupt, LabError, Programs, Topology, leftovers};
 
@@ -59,6 +60,8 @@ enum Verb {
     },
     /// Which pairs of NATs get a direct path, and how fast
     Matrix(MatrixArgs),
+    /// How soon machines are of use, also after a crash, and what they cost at rest
+    Times(TimesArgs),
     /// Remove a lab
     Down {
         /// The lab, when there are several
@@ -120,6 +123,7 @@ fn run_verb(verb: Verb) -> Result<ExitCode, LabError> {
         Verb::Exec { lab, machine, command } => exec(lab, &machine, &command),
         Verb::Roam { lab, machine, place } => roam(lab, &machine, &place),
         Verb::Matrix(args) => matrix::run(&args),
+        Verb::Times(args) => times::run(&args),
         Verb::Down { lab, all } => down(lab, all),
         Verb::Cable { lab, cables } => {
             cable::carry(&lab, &cables, || say("ready")).map(|()| ExitCode::SUCCESS)

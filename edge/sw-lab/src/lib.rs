@@ -35,6 +35,7 @@ mod programs;
 mod server;
 mod software;
 mod stand_in;
+mod times;
 mod topology;
 mod world;
 

@@ -351,9 +351,14 @@ impl Machine {
         limit: Duration,
         interrupt: &Interrupt,
     ) -> Result<Output, LabError> {
-        let mut command = self.software.command_line(&self.programs, &self.namespace, &self.dir)?;
+        let mut command = self.command_of_its_program()?;
         command.args(words);
         run_with_limit(&mut command, limit, interrupt)
+    }
+
+    /// Returns the command line program without words yet.
+    pub(crate) fn command_of_its_program(&self) -> Result<Command, LabError> {
+        self.software.command_line(&self.programs, &self.namespace, &self.dir)
     }
 
     /// Runs any program on the machine for at most `limit`.

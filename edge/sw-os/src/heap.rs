@@ -49,7 +49,8 @@ mod tests {
 
     #[test]
     fn what_was_freed_between_what_stays_is_given_back() {
-        let mut blocks: Vec<Option<Box<[u8; 1000]>>> = (0..40_000).map(|_| Some(Box::new([1; 1000]))).collect();
+        let mut blocks: Vec<Option<Box<[u8; 1000]>>> =
+            (0..40_000).map(|_| Some(Box::new([1; 1000]))).collect();
         // Every hundredth stays: no arena has an end that is free.
         for block in blocks.iter_mut().enumerate().filter(|(at, _)| at % 100 != 0) {
             *block.1 = None;
