@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use sw_net::derp_client::{DerpClient, DerpConfig, DerpEvent};
 use sw_net::dial::DialOptions;
 use sw_types::{NodeKey, NodePrivate, RegionId, RelayMap};
 use tokio::sync::mpsc;
+
+/// A connection that is being opened is no fault yet.
+const CONNECTING: Duration = Duration::from_secs(5);
 
 /// Opens connections when they are needed; each closes itself when it is idle and not home.
 #[derive(Debug)]
@@ -14,6 +18,8 @@ pub(crate) struct Relays {
     map: RelayMap,
     key: Option<Arc<NodePrivate>>,
     home: Option<RegionId>,
+    /// When that became the home.
+    home_since: Option<Instant>,
     clients: BTreeMap<RegionId, DerpClient>,
     events: mpsc::Sender<(RegionId, DerpEvent)>,
     dial: DialOptions,
@@ -21,7 +27,8 @@ pub(crate) struct Relays {
 
 impl Relays {
     pub(crate) fn new(events: mpsc::Sender<(RegionId, DerpEvent)>, dial: DialOptions) -> Self {
-        Self { map: RelayMap::default(), key: None, home: None, clients: BTreeMap::new(), events, dial }
+        let (map, clients) = (RelayMap::default(), BTreeMap::new());
+        Self { map, key: None, home: None, home_since: None, clients, events, dial }
     }
 
     /// Whose packets are carried; all connections of another key end.
@@ -47,7 +54,9 @@ impl Relays {
         {
             client.set_home(false);
         }
-        self.home = Some(home);
+        if self.home.replace(home) != Some(home) {
+            self.home_since = Some(Instant::now());
+        }
         self.open_home();
     }
 
@@ -76,9 +85,14 @@ impl Relays {
         }
     }
 
-    /// Whether the home relay is connected.
-    pub(crate) fn is_home_connected(&self) -> bool {
-        self.home.and_then(|home| self.clients.get(&home)).is_some_and(DerpClient::is_connected)
+    /// Whether the home relay has not answered for longer than connecting takes.
+    pub(crate) fn is_home_silent(&self) -> bool {
+        let Some((home, since)) = self.home.zip(self.home_since) else { return false };
+        let down_since = match self.clients.get(&home) {
+            Some(client) => client.down_since(),
+            None => Some(since),
+        };
+        down_since.is_some_and(|down| down.max(since).elapsed() > CONNECTING)
     }
 
     fn client(&mut self, region: RegionId) -> Option<&DerpClient> {

@@ -206,6 +206,12 @@ impl DerpClient {
         self.shared.is_connected()
     }
 
+    /// Since when there is no connection; `None` while there is one.
+    #[must_use]
+    pub fn down_since(&self) -> Option<Instant> {
+        self.shared.down_since()
+    }
+
     /// When the last frame of the relay came (home choice hears it, stun-netcheck.md §5).
     #[must_use]
     pub fn last_frame(&self) -> Option<Instant> {

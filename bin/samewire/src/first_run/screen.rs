@@ -141,14 +141,15 @@ pub fn changed_reach(now: &Reach) -> Step {
     Step { mark: Mark::Caution, label: "Router", text, under }
 }
 
-/// What `check` says where no machine outside gets in, as far as this machine can know.
-pub fn forwarded_already() -> Step {
-    Step {
-        mark: Mark::Left,
-        label: "From outside",
-        text: "no. Once the router forwards the port, say at which address:".into(),
-        under: vec!["sudo samewire up --domain ADDRESS".into()],
+/// The line "Reachable" of `check`: behind a closed router, what to say once the port is forwarded.
+pub fn reachable_checked(reach: &Reach, checked_from_outside: bool, port_443_holder: Option<&str>) -> Step {
+    let mut step = reachable(reach, checked_from_outside, port_443_holder);
+    if matches!(reach, Reach::LanBehindRouter { .. })
+        && let Some(then) = step.under.last_mut()
+    {
+        *then = "     then say at which address: sudo samewire up --domain ADDRESS".into();
     }
+    step
 }
 
 /// The line "Certificate".

@@ -382,12 +382,9 @@ pub fn server_check(globals: &Globals) -> Option<ServerCheck> {
     let served = Served::read(&paths.control()).ok().flatten()?;
     let look = look(&Context::new(globals, false));
     let is_proved = matches!(served.certificate, screen::Certificate::Public(_));
-    let mut steps = vec![screen::reachable(&served.reach, is_proved, served.port_443_holder.as_deref())];
-    match &served.now {
-        Some(now) => steps.push(screen::changed_reach(now)),
-        None if !served.reach.is_from_outside() => steps.push(screen::forwarded_already()),
-        None => {}
-    }
+    let holder = served.port_443_holder.as_deref();
+    let mut steps = vec![screen::reachable_checked(&served.reach, is_proved, holder)];
+    steps.extend(served.now.as_ref().map(screen::changed_reach));
     steps.push(screen::certificate(&served.certificate));
     let text = steps.iter().map(|step| step.show(look)).collect();
     let json = json!({

@@ -312,7 +312,7 @@ fn a_port_that_is_forwarded_later_gets_into_the_join_lines() {
     let screen = birch.types_well("samewire up --domain 203.0.113.99");
     assert!(screen.contains("  ok Reachable           203.0.113.99, port 443"), "{screen}");
     assert!(line_with(&screen, "curl ").contains("https://203.0.113.99/j/"), "{screen}");
-    let check: Value = serde_json::from_str(&birch.types_well("samewire check --json")).expect("JSON");
+    let check: Value = serde_json::from_str(&birch.types("samewire check --json").out).expect("JSON");
     assert_eq!(check["server"]["reachable"]["address"], "203.0.113.99");
     // Nobody is lost by it, and saying it again changes nothing.
     desk.until(SOON, "ping -n -c 1 -W 1 birch");

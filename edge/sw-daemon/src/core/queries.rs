@@ -125,10 +125,7 @@ impl Core {
             health.push(format!("The names of the network do not resolve on this machine: {error}"));
         }
         let Some(netmap) = self.node.netmap() else { return health };
-        if self.node.state() == BackendState::Running
-            && self.relays.home().is_some()
-            && !self.relays.is_home_connected()
-        {
+        if self.node.state() == BackendState::Running && self.relays.is_home_silent() {
             health.push("The relay of this machine does not answer.".to_owned());
         }
         let now = self.now().wall;

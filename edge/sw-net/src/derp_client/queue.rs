@@ -20,12 +20,13 @@ pub(super) struct Wishes {
     pub(super) reconnect: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     // INVARIANT: at most `queue_packets` frames.
     queue: VecDeque<Bytes>,
     wishes: Wishes,
-    is_connected: bool,
+    /// Since when there is no connection, while there is none.
+    down_since: Option<Instant>,
     last_frame: Option<Instant>,
     dropped: u64,
 }
@@ -42,7 +43,14 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(queue_packets: usize, is_kept: bool) -> Self {
-        Self { state: Mutex::default(), wake: Notify::new(), queue_packets, is_kept }
+        let state = State {
+            queue: VecDeque::new(),
+            wishes: Wishes::default(),
+            down_since: Some(Instant::now()),
+            last_frame: None,
+            dropped: 0,
+        };
+        Self { state: Mutex::new(state), wake: Notify::new(), queue_packets, is_kept }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -93,7 +101,11 @@ impl Shared {
     }
 
     pub(super) fn is_connected(&self) -> bool {
-        self.state().is_connected
+        self.state().down_since.is_none()
+    }
+
+    pub(super) fn down_since(&self) -> Option<Instant> {
+        self.state().down_since
     }
 
     pub(super) fn last_frame(&self) -> Option<Instant> {
@@ -146,7 +158,12 @@ impl Shared {
     }
 
     pub(super) fn set_connected(&self, is_connected: bool) {
-        self.state().is_connected = is_connected;
+        let mut state = self.state();
+        if is_connected {
+            state.down_since = None;
+        } else {
+            state.down_since.get_or_insert_with(Instant::now);
+        }
     }
 
     pub(super) fn frame_heard(&self) {
