@@ -101,6 +101,13 @@ fn a_user_without_rights_reaches_the_network_through_a_proxy_and_is_reached() {
     scene.ping("alder", &birch);
     let page = format!("http://{birch}:8081/");
     assert_eq!(curl(&scene, "alder", &[&page]), "hello", "a service of the host");
+
+    let program = Path::new(env!("CARGO_BIN_EXE_samewire"));
+    let mut serve = scene.world.command_in_room("birch", program).expect("a command");
+    serve.arg("--socket").arg(&daemon.socket).args(["serve", "--bg", "text:good morning"]);
+    let served = serve.output().expect("it runs");
+    assert!(served.status.success(), "{}", String::from_utf8_lossy(&served.stderr));
+    assert_eq!(curl(&scene, "alder", &["http://birch/"]), "good morning", "what it serves itself");
     let api = scene.world.machine("alder").expect("a machine").local_api();
     scene.within(SOON, "a direct path", || {
         curl(&scene, "alder", &[&page]);
