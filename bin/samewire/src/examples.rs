@@ -87,6 +87,16 @@ const EXAMPLES: &[(&str, &[Example])] = &[
             ("samewire file get .", "fetch what came, into this folder"),
         ],
     ),
+    (
+        "serve",
+        &[
+            ("samewire serve 3000", "the program on port 3000, as http://THIS-MACHINE/, until Ctrl-C"),
+            ("samewire serve --bg --set-path=/docs ./book", "a folder, for good"),
+            ("samewire serve --bg --tcp=5432 5432", "a database"),
+            ("samewire serve status", "what is served"),
+            ("samewire serve --http=80 off", "take it back"),
+        ],
+    ),
     ("nc", &[("samewire nc attic 22", "standard input and output, to the port and back")]),
     ("wait", &[("samewire wait --timeout 30s", "at the start of a script")]),
     (

@@ -16,10 +16,7 @@ const USUAL_PORT: u16 = 80;
 
 #[derive(Args, Clone, Debug)]
 #[command(
-    after_help = "Examples:\n  samewire serve 3000                        the program on port 3000, as http://THIS-MACHINE/\n  \
-                  samewire serve --bg --set-path=/docs ./book\n  samewire serve --tcp=5432 5432             a database\n  \
-                  samewire serve status\n  samewire serve --http=80 off\n\nMachines reach what the policy lets them; \
-                  programs are told who asks in the header Tailscale-User-Login."
+    after_help = "Machines reach what the policy lets them; programs are told who asks in the header Tailscale-User-Login."
 )]
 pub struct ServeArgs {
     /// Go on when this command ends, and after restarts
@@ -28,12 +25,12 @@ pub struct ServeArgs {
     /// Web server on this port (80 when nothing is said)
     #[arg(long, value_name = "PORT", group = "kind")]
     http: Option<u16>,
-    #[arg(long, value_name = "PORT", group = "kind", hide_short_help = true)]
+    #[arg(long, value_name = "PORT", group = "kind", hide = true)]
     https: Option<u16>,
     /// Forward this port
     #[arg(long, value_name = "PORT", group = "kind")]
     tcp: Option<u16>,
-    #[arg(long, value_name = "PORT", group = "kind", hide_short_help = true)]
+    #[arg(long, value_name = "PORT", group = "kind", hide = true)]
     tls_terminated_tcp: Option<u16>,
     /// Serve it below this path
     #[arg(long, value_name = "PATH")]
