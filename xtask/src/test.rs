@@ -1,6 +1,7 @@
 //! `cargo xtask test`: everything, on a machine that has nothing but Rust, a C compiler and the registries.
 
 use crate::run;
+use anyhow::Context as _;
 use std::process::Command;
 use std::time::Instant;
 
@@ -18,6 +19,9 @@ const DEBIAN: &[(&str, &str)] = &[
     ("pebble", "pebble"),
     ("python3", "python3-venv"),
 ];
+
+/// What tests must leave as it is.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 pub(crate) fn test(quick: bool) -> anyhow::Result<()> {
     let begun = Instant::now();
@@ -38,9 +42,25 @@ pub(crate) fn test(quick: bool) -> anyhow::Result<()> {
         run::run(run::cargo().args(["build", "-p", "samewire"]))?;
         tests.envs(crate::peers::install());
     }
-    run::run(&mut tests)?;
+    let resolver = std::fs::read(RESOLV_CONF).ok();
+    let tested = run::run(&mut tests);
+    put_back(resolver.as_deref())?;
+    tested?;
     println!("test: all good in {:.0} s", begun.elapsed().as_secs_f32());
     Ok(())
+}
+
+/// Puts back how this machine resolves names, and fails, if a test changed it: tests have rooms of their own.
+fn put_back(resolver: Option<&[u8]>) -> anyhow::Result<()> {
+    if std::fs::read(RESOLV_CONF).ok().as_deref() == resolver {
+        return Ok(());
+    }
+    match resolver {
+        Some(text) => std::fs::write(RESOLV_CONF, text),
+        None => std::fs::remove_file(RESOLV_CONF),
+    }
+    .with_context(|| format!("{RESOLV_CONF} is not as before the tests, and cannot be put back"))?;
+    anyhow::bail!("a test changed {RESOLV_CONF} of this machine; it is put back")
 }
 
 /// Installs what is missing when we are root on a Debian; otherwise says what will be skipped.

@@ -264,7 +264,8 @@ fn await_ready(
                 }
                 waiting.iter_mut().for_each(|line| line.hear(&notice));
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+            // Ctrl-C interrupts the wait, not the start: what it leads to is decided when the daemon is ready.
+            Err(error) if is_no_notice(error.kind()) => {
                 waiting.iter_mut().for_each(|line| line.hear(""));
                 if let Ok(Some(status)) = daemon.try_wait() {
                     return Err(silent("the daemon ended right after its start.", status.to_string()));
@@ -274,6 +275,10 @@ fn await_ready(
         }
     }
     Err(silent("the daemon is not ready.", format!("it was given {} s", START_LIMIT.as_secs())))
+}
+
+fn is_no_notice(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
 }
 
 /// Ends the daemon, whoever started it, and waits for it. Nothing happens when none runs.

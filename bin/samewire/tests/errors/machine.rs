@@ -43,6 +43,7 @@ impl Machine {
     pub(crate) fn new(name: &str) -> Self {
         let begin = format!(
             "for d in /run /var/lib /root /tmp /usr/local/bin; do mount -t tmpfs tmpfs $d; done
+             cp -a /etc /run/etc && mount --bind /run/etc /etc
              chmod 1777 /tmp
              ip link set lo up
              ip link add eth0 type veth peer name eth1 && ip link set eth1 up
