@@ -197,6 +197,11 @@ pub enum Nodes {
         #[arg(short, long)]
         disable: bool,
     },
+    /// Ask a machine whether it hears the server
+    Ping {
+        /// Which machine
+        id: String,
+    },
     /// Remove a machine
     #[command(visible_aliases = ["rm", "del"])]
     Delete {

@@ -220,6 +220,9 @@ impl Tailnet {
             own.raw("Node", &to_json(&self.own_node(node, cap, now)?));
             self.messages_field(&mut own, node, now);
         }
+        if let Some(question) = self.streams.by_id.get_mut(&id).and_then(|stream| stream.question.take()) {
+            own.field("PingRequest", &question);
+        }
         if self.streams.derp_stamp > seen {
             own.field("DERPMap", &self.derp_map);
         }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sw_tailcfg::{Hostinfo, MapRequest, MapRequestKind};
+use sw_tailcfg::{Hostinfo, MapRequest, MapRequestKind, PingRequest};
 use sw_types::{MachineKey, NodeId, Now};
 
 use crate::encode::MapMessage;
@@ -181,6 +181,12 @@ impl Tailnet {
         }
         let actor = format!("machine {}", node.label);
         self.record(&actor, audit, vec![Change::Node(id, Some(Box::new(node)))], now);
+    }
+
+    /// Asks a machine something through its stream (control.md §5.15). False: it has none, or another question has not
+    /// left yet.
+    pub fn on_question(&mut self, node: NodeId, question: PingRequest) -> bool {
+        self.streams.ask(node, question)
     }
 
     /// The driver has written what [`crate::Output::Map`] gave it.

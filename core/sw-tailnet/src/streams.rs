@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use sw_tailcfg::{FilterRule, SshPolicy};
+use sw_tailcfg::{FilterRule, PingRequest, SshPolicy};
 use sw_types::{CapVer, Instant, NodeId, Now, UserId};
 
 use crate::bits::{Block, SparseBits, place};
@@ -66,6 +66,8 @@ pub(crate) struct Stream {
     pub routes: Vec<(NodeId, Vec<IpNet>)>,
     /// Whether the set of visible peers must be compared as a whole.
     pub rediff: bool,
+    /// What the machine is asked by the next message (control.md §5.15).
+    pub question: Option<PingRequest>,
     /// Whether the machine's removal must be told, then the stream ended.
     pub ending: Option<EndReason>,
     /// Whether the driver can take a message.
@@ -145,6 +147,7 @@ impl Streams {
             ssh: None,
             routes: Vec::new(),
             rediff: true,
+            question: None,
             ending: None,
             ready: true,
             dirty: false,
@@ -190,6 +193,8 @@ impl Streams {
     pub(crate) fn ready(&mut self, id: StreamId) {
         if let Some(stream) = self.by_id.get_mut(&id) {
             stream.ready = true;
+            // A question that came before the full map was sent is still there.
+            stream.dirty |= stream.question.is_some();
             if stream.dirty && !stream.queued {
                 stream.queued = true;
                 self.queue.push_back(id);
@@ -216,6 +221,17 @@ impl Streams {
             }
             self.hold = self.hold.max(Some(haste));
         }
+    }
+
+    /// Puts a question on a machine's stream; false: there is none, or it is being asked already.
+    pub(crate) fn ask(&mut self, node: NodeId, question: PingRequest) -> bool {
+        let Some(id) = self.stream_of(node) else { return false };
+        match self.by_id.get_mut(&id) {
+            Some(stream) if stream.question.is_none() => stream.question = Some(question),
+            Some(_) | None => return false,
+        }
+        self.wake(id);
+        true
     }
 
     pub(crate) fn wake_node(&mut self, node: NodeId) {

@@ -113,13 +113,16 @@ impl From<Failure> for Problem {
             Failure::Refused(Refusal::Unfit { .. } | Refusal::Forbidden(_) | Refusal::Policy(_)) => {
                 StatusCode::BAD_REQUEST
             }
-            Failure::Storage(_) => StatusCode::INSUFFICIENT_STORAGE,
+            Failure::DiskFull(_) => StatusCode::INSUFFICIENT_STORAGE,
+            Failure::Storage(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Failure::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         };
         let errors = match &failure {
             Failure::Refused(Refusal::Policy(error)) if error.report.is_empty() => vec![error.to_string()],
             Failure::Refused(Refusal::Policy(error)) => vec![error.report.clone()],
-            Failure::Refused(_) | Failure::Storage(_) | Failure::Stopping => Vec::new(),
+            Failure::Refused(_) | Failure::Storage(_) | Failure::DiskFull(_) | Failure::Stopping => {
+                Vec::new()
+            }
         };
         Self { status, message: failure.to_string(), errors }
     }

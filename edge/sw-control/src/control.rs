@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use sw_store::{Seq, Store, StoreError};
-use sw_tailcfg::{DerpMap, MapRequest, PathsReport, RegisterRequest, RegisterResponse};
+use sw_tailcfg::{DerpMap, MapRequest, PathsReport, PingRequest, RegisterRequest, RegisterResponse};
 use sw_tailnet::{
     Change, CheckDecision, Command, Config, Done, Ended, Entry, Facts, MapRefused, PolicyVersion, Pool,
     Settings, SshSession, State, StreamId, Tailnet,
@@ -159,6 +159,12 @@ impl Control {
         waiting: Option<String>,
     ) -> Result<CheckDecision, Failure> {
         self.ask(|answer| Job::SshCheck { machine, session, waiting, answer }).await
+    }
+
+    /// Sends a question on a machine's stream; false: it has none, or is being asked already.
+    pub(crate) async fn question(&self, node: NodeId, question: PingRequest) -> Result<bool, Failure> {
+        let question = Box::new(question);
+        self.ask(|answer| Job::Question { node, question, answer }).await
     }
 
     pub(crate) async fn stream_ready(&self, id: StreamId) {

@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod c2n;
 pub mod clock;
 mod control;
 mod inner;

@@ -12,6 +12,7 @@ use sw_tailnet::{CheckDecision, SshSession};
 use sw_types::{NodeId, NodeKey};
 
 use crate::api::{self, Caller};
+use crate::c2n;
 use crate::inner::{
     Peer, Refused, check_version, given_up, read_body, read_json, send, send_json, send_text,
 };
@@ -53,6 +54,15 @@ pub(crate) async fn handle(
         (&Method::HEAD | &Method::POST, "/machine/ping-response") => {
             read_body(body, sw_tailcfg::BODY_MAX).await?;
             Ok(send(respond, StatusCode::OK, "text/plain", Bytes::new())?)
+        }
+        (&Method::POST, path) if path.starts_with(c2n::PATH) => {
+            let id = path.trim_start_matches(c2n::PATH).to_owned();
+            let body = read_body(body, sw_tailcfg::BODY_MAX).await?;
+            let status = match shared.questions.answer(&id, peer.machine, body) {
+                true => StatusCode::OK,
+                false => StatusCode::NOT_FOUND,
+            };
+            Ok(send(respond, status, "text/plain", Bytes::new())?)
         }
         (&Method::GET, path) if path.starts_with(SSH_ACTION) => {
             ssh_action(shared, peer, &parts.uri, respond).await

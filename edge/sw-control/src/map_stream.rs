@@ -299,3 +299,25 @@ fn keep_alive_frame(packing: Packing) -> Bytes {
 fn expired_frame(packing: Packing) -> Bytes {
     frame(br#"{"Node":{"KeyExpiry":"1970-01-01T00:00:01Z","MachineAuthorized":true}}"#, packing)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_keep_alive_is_the_same_bytes_each_time_and_comes_between_50_and_54_seconds() {
+        for packing in [Packing::Plain, Packing::Zstd] {
+            let first = keep_alive_frame(packing);
+            assert_eq!(first, keep_alive_frame(packing));
+            let (length, content) = first.split_first_chunk::<4>().unwrap();
+            assert_eq!(u32::from_le_bytes(*length) as usize, content.len());
+            let json = match packing {
+                Packing::Plain => content.to_vec(),
+                Packing::Zstd => zstd::decode_all(content).unwrap(),
+            };
+            assert_eq!(json, KEEP_ALIVE);
+        }
+        let limits = Duration::from_secs(50)..Duration::from_secs(54);
+        assert!((0..100).all(|_| limits.contains(&keep_alive_after())));
+    }
+}

@@ -255,18 +255,22 @@ impl Url {
 
     /// Official clients leave such a URL after the first break (control.md §1.3).
     fn warn_if_public(&self) {
+        if self.is_public_http() {
+            tracing::warn!(
+                url = %self.text,
+                "official clients come back only by port 443 after a break: use https, or a private address"
+            );
+        }
+    }
+
+    fn is_public_http(&self) -> bool {
         let address = self.host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
         let private = match address {
             Ok(std::net::IpAddr::V4(ip)) => ip.is_private() || ip.is_loopback(),
             Ok(std::net::IpAddr::V6(ip)) => ip.is_unique_local() || ip.is_loopback(),
             Err(_) => self.host == "localhost",
         };
-        if !self.is_https && !private {
-            tracing::warn!(
-                url = %self.text,
-                "official clients come back only by port 443 after a break: use https, or a private address"
-            );
-        }
+        !self.is_https && !private
     }
 }
 
@@ -365,4 +369,25 @@ impl Files<'_> {
 fn read(file: &Path) -> Result<String, ServeError> {
     std::fs::read_to_string(file)
         .map_err(|e| ServeError::Argument { what: file.display().to_string(), why: e.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_http_is_warned_of_where_official_clients_would_stay_away() {
+        for (url, warned) in [
+            ("http://vpn.example.org", true),
+            ("http://203.0.113.7:8080", true),
+            ("http://[2001:db8::1]", true),
+            ("http://192.168.1.2", false),
+            ("http://127.0.0.1:8080", false),
+            ("http://[fd00::1]", false),
+            ("http://localhost:8080", false),
+            ("https://vpn.example.org", false),
+        ] {
+            assert_eq!(Url::parse(url).unwrap().is_public_http(), warned, "{url}");
+        }
+    }
 }

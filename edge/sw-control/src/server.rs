@@ -11,6 +11,7 @@ use sw_types::{ControlKey, ControlPrivate, Secret};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::c2n::Questions;
 use crate::clock;
 use crate::control::{Control, StartError};
 use crate::join::JoinFacts;
@@ -72,6 +73,7 @@ pub(crate) struct Shared {
     pub stopping: CancellationToken,
     pub throttle: Throttle,
     pub metrics: Metrics,
+    pub questions: Questions,
     pub front: OnceLock<Arc<FrontStats>>,
     pub join: OnceLock<Arc<JoinFacts>>,
 }
@@ -115,6 +117,7 @@ impl Server {
             stopping: CancellationToken::new(),
             throttle: Throttle::default(),
             metrics: Metrics::default(),
+            questions: Questions::default(),
             front: OnceLock::new(),
             join: OnceLock::new(),
         };

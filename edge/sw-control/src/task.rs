@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use sw_store::{Seq, Store, StoreError};
-use sw_tailcfg::{DerpMap, MapRequest, PathsReport, RegisterRequest, RegisterResponse};
+use sw_tailcfg::{DerpMap, MapRequest, PathsReport, PingRequest, RegisterRequest, RegisterResponse};
 use sw_tailnet::{
     CheckDecision, Command, Done, EndReason, Ended, Entry, Facts, MapMessage, MapRefused, MapReply, Output,
     Refusal, Registered, SshSession, StreamId, Tailnet, Ticket,
@@ -35,6 +35,9 @@ pub enum Failure {
     /// It was decided but could not be kept, so it did not happen.
     #[error("the change could not be saved: {0}")]
     Storage(String),
+    /// The same, for want of space.
+    #[error("the disk holding {0} is full, so nothing was changed")]
+    DiskFull(String),
     /// The server is stopping.
     #[error("the server is stopping")]
     Stopping,
@@ -89,6 +92,11 @@ pub(crate) enum Job {
         session: SshSession,
         waiting: Option<String>,
         answer: Answer<CheckDecision>,
+    },
+    Question {
+        node: NodeId,
+        question: Box<PingRequest>,
+        answer: Answer<bool>,
     },
     Backup {
         to: PathBuf,
@@ -225,6 +233,9 @@ impl Driver {
             Job::Audit { before, limit, answer } => {
                 let entries = self.store.call(move |store| store.entries_before(before, limit)).await;
                 drop(answer.send(entries.map_err(storage)));
+            }
+            Job::Question { node, question, answer } => {
+                drop(answer.send(Ok(self.tailnet.on_question(node, *question))));
             }
             Job::Backup { to, answer } => {
                 self.settle().await;
@@ -383,5 +394,14 @@ fn encode(facts: &Facts) -> Option<String> {
 }
 
 fn storage(error: StoreError) -> Failure {
-    Failure::Storage(error.to_string())
+    match error {
+        StoreError::Full { file } => Failure::DiskFull(file.parent().unwrap_or(&file).display().to_string()),
+        StoreError::Moved { .. }
+        | StoreError::Busy { .. }
+        | StoreError::Corrupt { .. }
+        | StoreError::TooNew { .. }
+        | StoreError::NoFiles
+        | StoreError::Io { .. }
+        | StoreError::Sqlite { .. } => Failure::Storage(error.to_string()),
+    }
 }

@@ -92,6 +92,19 @@ fn an_official_client_comes_goes_and_returns() {
     pings(&mut scene, "birch", "alder");
     assert_eq!(row(&mut scene, "birch")["online"], true);
 
+    // It answers the server's own question, and finds the relay of the map.
+    let said = control(&mut scene, &["nodes", "ping", "birch"]);
+    assert!(said.starts_with("birch answers the server in "), "{said}");
+    let region = {
+        let map = scene.world.machine("alder").expect("alder").local_api();
+        scene.until("a home relay", || {
+            Some(map.status()?["Self"]["Relay"].as_str()?.to_owned()).filter(|r| !r.is_empty())
+        })
+    };
+    until_says(&mut scene, "alder", &["debug", "derp", &region], |yes, said| {
+        yes && said.contains("Successfully established a DERP connection")
+    });
+
     // Another name, for everybody.
     control(&mut scene, &["nodes", "rename", "birch", "linden"]);
     until_says(&mut scene, "alder", &["status"], |_, said| said.contains("linden"));
@@ -117,4 +130,9 @@ fn an_official_client_comes_goes_and_returns() {
     assert_eq!(scene.address("birch").to_string(), address);
     pings(&mut scene, "alder", "linden");
     assert_eq!(row(&mut scene, "linden")["addresses"][0], address);
+
+    // Deleted: it is out, and nobody sees it.
+    control(&mut scene, &["nodes", "delete", "linden"]);
+    backend_is(&mut scene, "birch", "NeedsLogin");
+    until_says(&mut scene, "alder", &["status"], |_, said| !said.contains("linden"));
 }

@@ -8,7 +8,7 @@ use tokio::process::Command;
 
 use crate::server::{ControlServer, Host};
 
-async fn refused(state: &Path, words: &[&str]) -> (Option<i32>, Value) {
+pub(crate) async fn refused(state: &Path, words: &[&str]) -> (Option<i32>, Value) {
     let mut control = Command::new(env!("CARGO_BIN_EXE_samewire"));
     let output =
         control.arg("control").args(words).arg("--json").arg("--state").arg(state).output().await.unwrap();

@@ -116,7 +116,13 @@ async fn a_full_disk_refuses_changes_and_loses_none() {
         assert!(n < CHANGES_MAX, "the disk is never full");
     };
     assert_eq!(refusal.0, 507, "{}", refusal.1);
-    assert!(refusal.1["message"].as_str().unwrap().contains("no space left"), "{}", refusal.1);
+    let what = refusal.1["message"].as_str().unwrap();
+    assert!(
+        what.starts_with("the disk holding ") && what.ends_with(" is full, so nothing was changed"),
+        "{what}"
+    );
+    let (code, error) = crate::errors::refused(&disk.seen(""), &["users", "create", "nor-by-command"]).await;
+    assert_eq!((code, error["slug"].as_str()), (Some(1), Some("disk-full")), "{error}");
     let (status, _, kept) = create(&disk, "nor-this-one".to_owned()).await;
     assert_eq!(status, 507);
     assert_eq!(disk.names().await, kept, "what is served is what was acknowledged");

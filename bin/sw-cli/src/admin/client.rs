@@ -19,6 +19,9 @@ use tokio_rustls::TlsConnector;
 /// Largest answer: a list of very many machines.
 const ANSWER_MAX: usize = 256 << 20;
 
+/// HTTP status of a change that found no space (507).
+const DISK_FULL: u16 = 507;
+
 /// Why a verb failed. `Display` gives the what; [`ClientError::why`] and [`ClientError::fix`] the rest.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -97,6 +100,7 @@ impl ClientError {
                 Some("make a key on the server: samewire control apikeys create; then --api-key or SAMEWIRE_API_KEY".to_owned())
             }
             Self::NoPermission { .. } => Some("the same command with sudo before it".to_owned()),
+            Self::Refused { status: DISK_FULL, .. } => Some(Slug::DiskFull.template().2.to_owned()),
             Self::Refused { message, .. } => fix_of_refusal(message).map(str::to_owned),
             Self::Argument { .. } => Some("see what it takes: the same command with --help".to_owned()),
             Self::Broken(_) | Self::Runtime(_) => None,
@@ -108,6 +112,7 @@ impl ClientError {
         let slug = match self {
             Self::Unreachable { .. } => Slug::ServerUnreachable.name(),
             Self::NoPermission { .. } => Slug::NoPermission.name(),
+            Self::Refused { status: DISK_FULL, .. } => Slug::DiskFull.name(),
             Self::NotRunning { .. }
             | Self::Refused { .. }
             | Self::Broken(_)

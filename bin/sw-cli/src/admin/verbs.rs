@@ -150,6 +150,11 @@ async fn nodes(client: &Client<'_>, common: &Common, verb: &Nodes) -> Result<(),
             let until = node.get("expiry").map_or_else(|| "-".to_owned(), show);
             done(common, &node, &format!("the key of {} expires: {until}.", word(&node, "givenName")));
         }
+        Nodes::Ping { id } => {
+            let answer = client.post(&format!("nodes/{id}/ping"), json!({})).await?;
+            let took = answer.get("milliseconds").and_then(Value::as_f64).unwrap_or_default();
+            done(common, &answer, &format!("{id} answers the server in {took:.0} ms."));
+        }
         Nodes::Delete { id } => {
             let gone = client.delete(&format!("nodes/{id}")).await?;
             done(common, &gone, &format!("{id} is removed."));

@@ -9,6 +9,7 @@ use sw_tailnet::{Command, LoginStatus, Node, Tailnet, is_exit};
 use sw_types::{NodeId, NodeKey, UnixTime, UserId};
 
 use super::{Answer, Ask, Problem, no_such_path, ok};
+use crate::c2n::{self, Unanswered};
 
 /// A machine as scripts see it (localapi-cli.md §C1). Keys are never renamed.
 #[derive(Debug, Clone, Serialize)]
@@ -116,6 +117,10 @@ pub(crate) async fn handle(ask: &Ask<'_>, path: &[&str]) -> Answer {
             run(ask, Command::RefuseLogin(login_word(word))).await?;
             ok(&serde_json::json!({}))
         }
+        (Method::POST, [word, "ping"]) => {
+            let took = c2n::echo(ask.shared, find(ask, word).await?).await?;
+            ok(&serde_json::json!({ "milliseconds": took.as_secs_f64() * 1e3 }))
+        }
         (Method::POST, [word, verb]) => {
             let node = find(ask, word).await?;
             let command = command(ask, node, verb).await?;
@@ -123,6 +128,18 @@ pub(crate) async fn handle(ask: &Ask<'_>, path: &[&str]) -> Answer {
             one(ask, node).await
         }
         _ => Err(no_such_path()),
+    }
+}
+
+impl From<Unanswered> for Problem {
+    fn from(why: Unanswered) -> Self {
+        let status = match why {
+            Unanswered::Away(_) => StatusCode::CONFLICT,
+            Unanswered::Silent(_) | Unanswered::Other(_) => StatusCode::GATEWAY_TIMEOUT,
+            Unanswered::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Unanswered::Failed(failure) => return failure.into(),
+        };
+        Self::new(status, why.to_string())
     }
 }
 
