@@ -1,5 +1,4 @@
 //! A machine that waits at the login page is sent to a new one when the page grows old, and comes in by that.
-#![expect(clippy::unwrap_used, reason = "tests, in their helpers too")]
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -17,6 +17,7 @@ mod recovery;
 mod routes;
 mod scene;
 mod serving;
+mod ssh;
 mod tsnet;
 mod tunnels;
 mod typed;

@@ -36,7 +36,7 @@ fn pings(scene: &mut Scene, from: &str, to: &str) {
     until_says(scene, from, &words, |yes, said| yes && said.contains(&format!("pong from {to} ")));
 }
 
-fn control(scene: &mut Scene, words: &[&str]) -> String {
+pub(crate) fn control(scene: &mut Scene, words: &[&str]) -> String {
     scene.world.server().expect("a server").control(words).unwrap_or_else(|e| panic!("{words:?}: {e}"))
 }
 

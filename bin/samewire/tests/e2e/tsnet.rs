@@ -147,7 +147,7 @@ fn pages_address(scene: &mut Scene) -> String {
     })
 }
 
-fn until<T>(scene: &mut Scene, what: &str, mut ready: impl FnMut(&mut Scene) -> Option<T>) -> T {
+pub(crate) fn until<T>(scene: &mut Scene, what: &str, mut ready: impl FnMut(&mut Scene) -> Option<T>) -> T {
     let end = std::time::Instant::now() + 2 * crate::scene::SOON;
     loop {
         if let Some(value) = ready(scene) {

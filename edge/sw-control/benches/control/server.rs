@@ -15,6 +15,9 @@ use tokio::process::{Child, Command as Program};
 const OPEN: &str = r#"{"grants": [{"src": ["*"], "dst": ["*"], "ip": ["*"]}]}"#;
 const NARROW: &str = r#"{"grants": [{"src": ["*"], "dst": ["*"], "ip": ["tcp:22", "tcp:443"]}]}"#;
 
+/// Ports that are tried before the bench gives up.
+const TRIES: u32 = 5;
+
 /// Runs a server on `folder` until it is ended; prints its key and an auth key.
 pub(crate) async fn serve(folder: PathBuf) {
     let port: u16 = std::fs::read_to_string(folder.join("port")).unwrap().trim().parse().unwrap();
@@ -82,6 +85,16 @@ pub(crate) struct ServerProcess {
 
 impl ServerProcess {
     pub(crate) async fn start() -> Self {
+        for _ in 0..TRIES {
+            if let Some(server) = Self::try_start().await {
+                return server;
+            }
+        }
+        panic!("the server does not listen");
+    }
+
+    /// `None`: it ended. The port was free when it was looked for, but clients come from ports of the same range.
+    async fn try_start() -> Option<Self> {
         let folder = std::env::temp_dir().join(format!("samewire-bench-{}", std::process::id()));
         drop(std::fs::remove_dir_all(&folder));
         std::fs::create_dir_all(&folder).unwrap();
@@ -94,21 +107,24 @@ impl ServerProcess {
             .arg("--serve")
             .arg(&folder)
             .stdout(Stdio::piped())
+            .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let line = lines.next_line().await.unwrap().expect("the server says its keys");
+        let line = lines.next_line().await.unwrap()?;
         let (key, auth_key) = line.split_once(' ').unwrap();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut tries = 0;
         while tokio::net::TcpStream::connect(address).await.is_err() {
             tries += 1;
-            assert!(tries < 500, "the server does not listen");
+            if tries == 500 || child.try_wait().unwrap().is_some() {
+                return None;
+            }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let (key, auth_key) = (key.parse().unwrap(), auth_key.to_owned());
-        Self { pid: child.id().unwrap(), child, folder, address, key, auth_key }
+        Some(Self { pid: child.id().unwrap(), child, folder, address, key, auth_key })
     }
 
     pub(crate) fn cpu(&self) -> Duration {

@@ -176,6 +176,8 @@ async fn what_is_not_offered_says_so_and_what_must_not_be_repeated_is_taken() {
     }
     let (status, _) = client.ask(Method::GET, "/nothing", Vec::new()).await;
     assert_eq!(status, StatusCode::NOT_FOUND);
+    let long = client.send(Method::POST, "/machine/map", vec![b' '; sw_tailcfg::BODY_MAX + 1]).await.unwrap();
+    assert_eq!(long.status(), StatusCode::PAYLOAD_TOO_LARGE);
     let head = stage.plain("HEAD /machine/ping-response HTTP/1.1\r\nHost: server").await;
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
 }

@@ -29,7 +29,7 @@ pub(crate) const ADA: UserId = UserId(1);
 impl Stage {
     /// A new network with one person, Ada.
     pub(crate) async fn new() -> Self {
-        let stage = Self::open(tempfile::tempdir().unwrap()).await;
+        let stage = Self::open(tempfile::tempdir().unwrap());
         let ada = NewUser {
             name: "ada".to_owned(),
             email: Some("ada@example.com".to_owned()),
@@ -42,7 +42,7 @@ impl Stage {
         stage
     }
 
-    async fn open(state: tempfile::TempDir) -> Self {
+    fn open(state: tempfile::TempDir) -> Self {
         let listener = sw_net::socket::listen_tcp((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let address = listener.local_addr().unwrap();
         let url = format!("http://{address}");
@@ -67,7 +67,7 @@ impl Stage {
 
     /// The next life of the server, on another port.
     pub(crate) async fn restart(self) -> Self {
-        Self::open(self.stop().await).await
+        Self::open(self.stop().await)
     }
 
     pub(crate) async fn execute(&self, command: Command) -> Done {

@@ -1,0 +1,85 @@
+//! When a machine whose stream ended is shown offline (control.md §4.2).
+#![expect(clippy::unwrap_used, reason = "tests, in their helpers too")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sw_tailcfg::{MapRequest, RegisterAuth, RegisterRequest};
+use sw_tailnet::{
+    Command, Config, Done, Ended, MapReply, NewAuthKey, NewUser, PolicyEngine, Pool, Registered, Settings,
+    State, StreamId, Tailnet, Wake,
+};
+use sw_types::{CapVer, Instant, MachineKey, NodeId, NodeKey, Now, Secret, UnixTime, UserId};
+
+const MACHINE: MachineKey = MachineKey::from_bytes([1; 32]);
+const NODE: NodeId = NodeId(1);
+
+fn one_machine(now: Now) -> Tailnet {
+    let url = "http://192.0.2.1".to_owned();
+    let config = Config { engine: Arc::new(PolicyEngine::new(&url)), url, seed: [7; 32] };
+    let state = State::new(Settings::new("SW".to_owned(), Pool::default()));
+    let mut tailnet = Tailnet::new(config, state, Vec::new(), now);
+    let ada = NewUser {
+        name: "ada".to_owned(),
+        email: None,
+        display_name: String::new(),
+        role: None,
+        provider: None,
+        groups: Vec::new(),
+    };
+    tailnet.execute("test", Command::CreateUser(ada), now).unwrap();
+    let key = NewAuthKey { user: Some(UserId(1)), preapproved: true, ..NewAuthKey::default() };
+    let Done::Secret { text, .. } = tailnet.execute("test", Command::CreateAuthKey(key), now).unwrap() else {
+        panic!("a key is a secret");
+    };
+    let request = RegisterRequest {
+        version: CapVer(130),
+        node_key: NodeKey::from_bytes([1; 32]),
+        auth: Some(RegisterAuth { auth_key: Secret::new(text.expose().clone()) }),
+        ..RegisterRequest::default()
+    };
+    let joined = tailnet.on_register(MACHINE, &request, 1, now);
+    assert!(matches!(joined, Registered::Now(answer) if answer.machine_authorized));
+    tailnet
+}
+
+fn listen(tailnet: &mut Tailnet, stream: StreamId, now: Now) {
+    let request = MapRequest {
+        version: CapVer(130),
+        node_key: NodeKey::from_bytes([1; 32]),
+        stream: true,
+        ..MapRequest::default()
+    };
+    let reply = tailnet.on_map_request(MACHINE, &request, stream, now).unwrap();
+    assert!(matches!(reply, MapReply::Streaming { .. }));
+    drop(tailnet.take_uncommitted());
+    tailnet.committed();
+    while tailnet.poll_output(now).is_some() {}
+    assert!(tailnet.is_online(NODE));
+}
+
+#[test]
+fn who_says_goodbye_is_offline_soon_who_breaks_off_may_come_back_first() {
+    let now = Now { mono: Instant::ZERO, wall: UnixTime::from_secs(1_800_000_000) };
+    let mut tailnet = one_machine(now);
+    for (stream, ended, grace) in [(1, Ended::Orderly, 1), (2, Ended::Broken, 10)] {
+        listen(&mut tailnet, stream, now);
+        tailnet.on_stream_closed(stream, ended, now);
+        assert!(tailnet.is_online(NODE), "{ended:?}: not at once");
+        let (due, why) = tailnet.next_deadline(now).unwrap();
+        assert_eq!((due - now.mono, why), (Duration::from_secs(grace), Wake::Departure), "{ended:?}");
+        tailnet.on_deadline(now.after(due - now.mono));
+        assert!(!tailnet.is_online(NODE), "{ended:?}");
+    }
+
+    // Back within the grace: it never was away.
+    listen(&mut tailnet, 3, now);
+    tailnet.on_stream_closed(3, Ended::Broken, now);
+    listen(&mut tailnet, 4, now);
+    tailnet.on_deadline(now.after(Duration::from_secs(60)));
+    assert!(tailnet.is_online(NODE));
+
+    // Nothing was heard for long: there is nothing to wait for.
+    tailnet.on_stream_closed(4, Ended::Dead, now);
+    assert!(!tailnet.is_online(NODE));
+}
