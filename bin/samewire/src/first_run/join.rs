@@ -115,7 +115,7 @@ impl Run<'_> {
         self.interrupt.say(GOES_ON);
         let address = joining.login_server.split_once("://").map_or("", |(_, host)| host).to_owned();
         self.show(&Step::done("Server", format!("{address}, key {} as the invite says", joining.server_key)));
-        self.await_running(&mut bus)?;
+        self.await_running(&mut bus).map_err(of_invite)?;
         let status: Status = client.get("/localapi/v0/status")?;
         let own = status.self_node.clone().unwrap_or_default();
         let name = own.dns_name.split('.').next().unwrap_or_default().to_owned();
@@ -224,6 +224,25 @@ impl Run<'_> {
     }
 }
 
+/// What is said of keys, in the words of invites: who joins by one never saw a key.
+fn of_invite(problem: Problem) -> Problem {
+    if problem.known_slug() != Some(Slug::KeyRefused) {
+        return problem;
+    }
+    let says = |word: &str| problem.why.contains(word);
+    let what = if says("used") {
+        "this invite has been used up."
+    } else if says("revoked") {
+        "this invite was taken back."
+    } else if says("expired") {
+        "this invite has expired."
+    } else {
+        "the server does not know this invite."
+    };
+    let fix = "on a machine in the network: samewire invite".to_owned();
+    Problem { what: what.to_owned(), why: String::new(), fix, ..problem }
+}
+
 fn owner(status: &Status, own: &PeerStatus) -> Option<String> {
     let users = status.user.as_ref()?;
     let profile = users.get(&own.user_id)?;
@@ -270,5 +289,27 @@ fn answer_step(answer: Option<&Answer>) -> Step {
             text: "none yet".into(),
             under: vec!["fix: see who is here: samewire status".into()],
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_key_is_told_as_an_invite() {
+        let told = |reason: &str| of_invite(Slug::KeyRefused.problem(&[("reason", reason)]));
+        for (reason, what) in [
+            ("it says: authkey already used", "this invite has been used up."),
+            ("it says: authkey revoked", "this invite was taken back."),
+            ("it says: authkey expired", "this invite has expired."),
+            ("it says: no", "the server does not know this invite."),
+        ] {
+            let problem = told(reason);
+            assert_eq!((problem.what.as_str(), problem.exit_code()), (what, 7));
+            assert_eq!(problem.fix, "on a machine in the network: samewire invite");
+        }
+        let other = Problem::other("something else.", "", "");
+        assert_eq!(of_invite(other.clone()), other);
     }
 }

@@ -306,7 +306,7 @@ fn a_port_that_is_forwarded_later_gets_into_the_join_lines() {
     birch.install();
     let screen = birch.types_well("samewire up");
     desk.types_well(line_with(&screen, "curl "));
-    let said = birch.types_well("samewire check");
+    let said = birch.until(SOON, "samewire check");
     assert!(said.contains("Reachable           only in this LAN"), "{said}");
     assert!(said.contains("sudo samewire up --domain ADDRESS"), "{said}");
     let screen = birch.types_well("samewire up --domain 203.0.113.99");
