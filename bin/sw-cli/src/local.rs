@@ -354,6 +354,7 @@ pub fn not_connected(status: &Status) -> Option<Problem> {
         "Stopped" => {
             Problem::other("this machine is disconnected.", "it was disconnected by hand", "samewire up")
         }
+        "NeedsLogin" if has_expired(status) => key_expired(status, &name()),
         "NeedsLogin" if !status.auth_url.is_empty() => Problem {
             fix: format!("open {}", status.auth_url),
             ..Slug::LoginNeeded.problem(&[("reason", "the server waits for a person to sign in")])
@@ -380,6 +381,24 @@ pub fn not_connected(status: &Status) -> Option<Problem> {
             Problem::other("this machine is not connected.", format!("its state is {other}"), "samewire up")
         }
     })
+}
+
+/// Whether this machine's own key has come to its end.
+fn has_expired(status: &Status) -> bool {
+    let own = status.self_node.as_ref();
+    own.is_some_and(|node| node.expired || node.key_expiry.is_some_and(|end| end <= self::status::now()))
+}
+
+fn key_expired(status: &Status, name: &str) -> Problem {
+    let end = status.self_node.as_ref().and_then(|node| node.key_expiry);
+    let age = end.map(|end| terminal::age(self::status::now().saturating_since(end))).unwrap_or_default();
+    let reason = end.map(|end| format!("it was good until {end}")).unwrap_or_default();
+    let problem = Slug::KeyExpired.problem(&[("age", &age), ("reason", &reason), ("name", name)]);
+    match status.auth_url.as_str() {
+        "" => problem,
+        // The sign-in is under way already.
+        url => Problem { fix: format!("open {url}; open connections stay up"), ..problem },
+    }
 }
 
 /// The machine that a user's words name: an address, a full or a short name.

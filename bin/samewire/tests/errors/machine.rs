@@ -45,8 +45,6 @@ impl Machine {
             "for d in /run /var/lib /root /tmp /usr/local/bin; do mount -t tmpfs tmpfs $d; done
              cp -a /etc /run/etc && mount --bind /run/etc /etc
              chmod 1777 /tmp
-             mkdir /tmp/upper /tmp/work
-             mount -t overlay overlay -o lowerdir=/etc,upperdir=/tmp/upper,workdir=/tmp/work /etc
              ip link set lo up
              ip link add eth0 type veth peer name eth1 && ip link set eth1 up
              ip address add 192.168.8.10/24 dev eth0 && ip link set eth0 up

@@ -9,7 +9,7 @@ mod rows;
 use std::time::{Duration, Instant};
 
 use machine::{Machine, Said, can_run};
-use rows::{ALONE, Row, STARTING, STRANGER, UP, WAITING};
+use rows::{ALONE, EXPIRED, Row, STARTING, STRANGER, UP, WAITING};
 
 /// Runs the rows; all that is wrong is told at once.
 fn check(machine: &Machine, rows: &[Row]) {
@@ -119,6 +119,21 @@ fn whoever_wants_into_a_network_is_told_what_is_wrong() {
         assert_eq!(fault(&row, &said), None);
         assert!(!said.err.contains(&key) || key == "swkey-nosuch", "a secret is repeated: {}", said.err);
     }
+}
+
+#[test]
+fn a_machine_whose_key_has_expired_says_so() {
+    let Some(machine) = can_run("an expired key").then(|| Machine::new("alder")) else { return };
+    machine.works("up");
+    machine.daemon("birch", "--tun userspace-networking --port 0");
+    let key = machine.works("control keys create").out.trim().to_owned();
+    machine.works(&format!(
+        "--socket /run/birch.sock up --login-server=http://127.0.0.1 --auth-key={key} --hostname=birch"
+    ));
+    machine.works("control nodes expire birch");
+    machine
+        .until("birch hears of it", || (machine.run("--socket /run/birch.sock ip").code != 0).then_some(()));
+    check(&machine, EXPIRED);
 }
 
 #[test]

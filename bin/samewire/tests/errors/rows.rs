@@ -276,6 +276,18 @@ pub(crate) const STRANGER: &[Row] = &[
     row("--socket /run/birch.sock logout", 0, &[]),
 ];
 
+/// On a machine whose own key has come to its end.
+pub(crate) const EXPIRED: &[Row] = &[
+    row("--socket /run/birch.sock status", 6, KEY_EXPIRED),
+    row("--socket /run/birch.sock ip", 6, KEY_EXPIRED),
+    row("--socket /run/birch.sock ping alder", 6, KEY_EXPIRED),
+    row("--socket /run/birch.sock explain alder", 6, KEY_EXPIRED),
+    row("--socket /run/birch.sock nc alder 22", 6, KEY_EXPIRED),
+    row("--socket /run/birch.sock wait --timeout=100ms", 8, &["this machine's key expired"]),
+];
+
+const KEY_EXPIRED: &[&str] = &["this machine's key expired", "it was good until", "samewire login"];
+
 /// Daemons that cannot start.
 pub(crate) const STARTING: &[Row] = &[
     row(
