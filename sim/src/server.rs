@@ -106,14 +106,7 @@ impl Server {
     }
 
     fn invite(&mut self, host: usize, now: Now) -> String {
-        let person = NewUser {
-            name: person(host),
-            email: None,
-            display_name: String::new(),
-            role: None,
-            provider: None,
-            groups: Vec::new(),
-        };
+        let person = NewUser { name: person(host), ..NewUser::default() };
         let user = match self.tailnet.execute("sim", Command::CreateUser(person), now) {
             Ok(Done::User(user)) => user,
             Ok(_) | Err(_) => UserId(0),

@@ -22,8 +22,7 @@
 //! let config = Config { url: "http://192.0.2.1".to_owned(), engine: Arc::new(AllowAll), seed: [7; 32] };
 //! let state = State::new(Settings::new("SW".to_owned(), Pool::default()));
 //! let mut tailnet = Tailnet::new(config, state, Vec::new(), now);
-//! let alice = NewUser { name: "alice".to_owned(), email: None, display_name: String::new(), role: None,
-//!     provider: None, groups: Vec::new() };
+//! let alice = NewUser { name: "alice".to_owned(), ..NewUser::default() };
 //! tailnet.execute("root", Command::CreateUser(alice), now).unwrap();
 //! assert_eq!(tailnet.take_uncommitted().len(), 1);
 //! tailnet.committed();

@@ -1,15 +1,19 @@
 //! Check mode: a person is asked before an SSH session of theirs begins, once in a period, and nobody else can answer.
 #![expect(clippy::unwrap_used, reason = "tests, in their helpers too")]
 
+mod common;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use sw_tailcfg::{Hostinfo, RegisterAuth, RegisterRequest};
 use sw_tailnet::{
-    CheckAnswer, CheckDecision, Command, Config, Done, NewAuthKey, NewUser, Output, PolicyEngine, Pool,
-    Refusal, Registered, Settings, SshSession, State, Tailnet,
+    CheckAnswer, CheckDecision, Command, Done, NewAuthKey, Output, PolicyEngine, Refusal, Registered,
+    SshSession, Tailnet,
 };
-use sw_types::{CapVer, Instant, MachineKey, NodeId, NodeKey, Now, Secret, UnixTime, UserId};
+use sw_types::{CapVer, MachineKey, NodeId, NodeKey, Now, Secret, UserId};
+
+use common::{URL, network, start};
 
 const POLICY: &str = r#"{
     "tagOwners": {"tag:web": []},
@@ -32,22 +36,8 @@ struct Stage {
 
 impl Stage {
     fn new() -> Self {
-        let now = Now { mono: Instant::ZERO, wall: UnixTime::from_secs(1_800_000_000) };
-        let url = "http://192.0.2.1".to_owned();
-        let config = Config { engine: Arc::new(PolicyEngine::new(&url)), url, seed: [7; 32] };
-        let state = State::new(Settings::new("SW".to_owned(), Pool::default()));
-        let mut stage = Self { tailnet: Tailnet::new(config, state, Vec::new(), now), now, ticket: 0 };
-        for name in ["ada", "ben"] {
-            let user = NewUser {
-                name: name.to_owned(),
-                email: Some(format!("{name}@example.com")),
-                display_name: String::new(),
-                role: None,
-                provider: None,
-                groups: Vec::new(),
-            };
-            stage.execute(Command::CreateUser(user)).unwrap();
-        }
+        let tailnet = network(Arc::new(PolicyEngine::new(URL)), &["ada", "ben"]);
+        let mut stage = Self { tailnet, now: start(), ticket: 0 };
         stage.execute(Command::SetPolicy { text: Some(POLICY.to_owned()), expect: None }).unwrap();
         stage.join(LAPTOP, Some(UserId(1)), &[]);
         stage.join(WEB, None, &["tag:web"]);

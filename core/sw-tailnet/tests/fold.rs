@@ -1,6 +1,8 @@
 //! The fold of deltas equals the full map, whatever happens in between (control.md §5.2 to §5.5).
 #![expect(clippy::unwrap_used, reason = "tests, in their helpers too")]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +13,12 @@ use sw_tailcfg::{
     CapMap, FilterRule, Hostinfo, MapRequest, NetInfo, RegisterAuth, RegisterRequest, Service, SshPolicy,
 };
 use sw_tailnet::{
-    Class, Command, Compiled, Config, Done, Ended, Engine, MapReply, NewAuthKey, NewUser, NodeFacts, Output,
-    PolicyError, Pool, Registered, Rules, Settings, State, StreamId, Tailnet, UserChange, World,
+    Class, Command, Compiled, Ended, Engine, MapReply, NodeFacts, Output, PolicyError, Registered, Rules,
+    StreamId, Tailnet, UserChange, World,
 };
-use sw_types::{
-    CapVer, DiscoKey, Instant, MachineKey, NodeId, NodeKey, Now, RegionId, Secret, UnixTime, UserId,
-};
+use sw_types::{CapVer, DiscoKey, MachineKey, NodeId, NodeKey, Now, RegionId, Secret, UserId};
+
+use common::{auth_key, network, start};
 
 /// A policy for tests: machines see each other when the rule of the text says so.
 #[derive(Debug, Clone, Copy)]
@@ -230,31 +232,13 @@ struct World2 {
 
 impl World2 {
     fn new() -> Self {
-        let now = Now { mono: Instant::ZERO, wall: UnixTime::from_secs(1_800_000_000) };
-        let config = Config { url: "http://192.0.2.1".to_owned(), engine: Arc::new(Parity), seed: [9; 32] };
-        let state = State::new(Settings::new("ST".to_owned(), Pool::default()));
-        let mut tailnet = Tailnet::new(config, state, Vec::new(), now);
-        for name in ["alice", "bob"] {
-            let user = NewUser {
-                name: name.to_owned(),
-                email: None,
-                display_name: String::new(),
-                role: None,
-                provider: None,
-                groups: Vec::new(),
-            };
-            tailnet.execute("test", Command::CreateUser(user), now).unwrap();
-        }
-        let new = NewAuthKey { user: Some(UserId(1)), preapproved: true, ..NewAuthKey::default() };
-        let Ok(Done::Secret { text, .. }) = tailnet.execute("test", Command::CreateAuthKey(new), now) else {
-            panic!("a key is a secret");
-        };
+        let mut tailnet = network(Arc::new(Parity), &["alice", "bob"]);
+        let key = auth_key(&mut tailnet);
         drop(tailnet.take_uncommitted());
         tailnet.committed();
-        let key = text.expose().clone();
         Self {
             tailnet,
-            now,
+            now: start(),
             key,
             machines: Vec::new(),
             clients: BTreeMap::new(),

@@ -1,13 +1,15 @@
 //! A machine that waits at the login page is sent to a new one when the page grows old, and comes in by that.
 
+mod common;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use sw_tailcfg::{Hostinfo, RegisterRequest, RegisterResponse};
-use sw_tailnet::{
-    Command, Config, NewUser, Output, PolicyEngine, Pool, Registered, Settings, State, Tailnet, Ticket, Wake,
-};
-use sw_types::{CapVer, Instant, MachineKey, NodeKey, Now, UnixTime, UserId};
+use sw_tailnet::{Command, Output, PolicyEngine, Registered, Tailnet, Ticket, Wake};
+use sw_types::{CapVer, MachineKey, NodeKey, Now, UserId};
+
+use common::{URL, network};
 
 const MACHINE: MachineKey = MachineKey::from_bytes([1; 32]);
 
@@ -33,25 +35,13 @@ fn heard(tailnet: &mut Tailnet, waiting: Ticket, now: Now) -> Option<RegisterRes
 
 #[test]
 fn a_page_that_grew_old_gives_way_to_a_new_one_while_its_machine_waits() {
-    let url = "http://192.0.2.1".to_owned();
-    let config = Config { engine: Arc::new(PolicyEngine::new(&url)), url: url.clone(), seed: [7; 32] };
-    let start = Now { mono: Instant::ZERO, wall: UnixTime::from_secs(1_800_000_000) };
-    let state = State::new(Settings::new("SW".to_owned(), Pool::default()));
-    let mut tailnet = Tailnet::new(config, state, Vec::new(), start);
-    let ada = NewUser {
-        name: "ada".to_owned(),
-        email: None,
-        display_name: String::new(),
-        role: None,
-        provider: None,
-        groups: Vec::new(),
-    };
-    tailnet.execute("test", Command::CreateUser(ada), start).unwrap();
+    let start = common::start();
+    let mut tailnet = network(Arc::new(PolicyEngine::new(URL)), &["ada"]);
 
     let Registered::Now(first) = tailnet.on_register(MACHINE, &request(""), 1, start) else {
         panic!("a page is given at once");
     };
-    assert!(first.auth_url.starts_with(&format!("{url}/register/")));
+    assert!(first.auth_url.starts_with(&format!("{URL}/register/")));
     let waits = tailnet.on_register(MACHINE, &request(&first.auth_url), 2, start);
     assert!(matches!(waits, Registered::Later));
     assert_eq!(heard(&mut tailnet, 2, start), None);

@@ -1,41 +1,27 @@
 //! When a machine whose stream ended is shown offline (control.md §4.2).
 #![expect(clippy::unwrap_used, reason = "tests, in their helpers too")]
 
+mod common;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use sw_tailcfg::{MapRequest, RegisterAuth, RegisterRequest};
-use sw_tailnet::{
-    Command, Config, Done, Ended, MapReply, NewAuthKey, NewUser, PolicyEngine, Pool, Registered, Settings,
-    State, StreamId, Tailnet,
-};
-use sw_types::{CapVer, Instant, MachineKey, NodeId, NodeKey, Now, Secret, UnixTime, UserId};
+use sw_tailnet::{Ended, MapReply, PolicyEngine, Registered, StreamId, Tailnet};
+use sw_types::{CapVer, Instant, MachineKey, NodeId, NodeKey, Now, Secret, UnixTime};
+
+use common::{URL, auth_key, network};
 
 const MACHINE: MachineKey = MachineKey::from_bytes([1; 32]);
 const NODE: NodeId = NodeId(1);
 
 fn one_machine(now: Now) -> Tailnet {
-    let url = "http://192.0.2.1".to_owned();
-    let config = Config { engine: Arc::new(PolicyEngine::new(&url)), url, seed: [7; 32] };
-    let state = State::new(Settings::new("SW".to_owned(), Pool::default()));
-    let mut tailnet = Tailnet::new(config, state, Vec::new(), now);
-    let ada = NewUser {
-        name: "ada".to_owned(),
-        email: None,
-        display_name: String::new(),
-        role: None,
-        provider: None,
-        groups: Vec::new(),
-    };
-    tailnet.execute("test", Command::CreateUser(ada), now).unwrap();
-    let key = NewAuthKey { user: Some(UserId(1)), preapproved: true, ..NewAuthKey::default() };
-    let Done::Secret { text, .. } = tailnet.execute("test", Command::CreateAuthKey(key), now).unwrap() else {
-        panic!("a key is a secret");
-    };
+    let mut tailnet = network(Arc::new(PolicyEngine::new(URL)), &["ada"]);
+    let auth_key = Secret::new(auth_key(&mut tailnet));
     let request = RegisterRequest {
         version: CapVer(130),
         node_key: NodeKey::from_bytes([1; 32]),
-        auth: Some(RegisterAuth { auth_key: Secret::new(text.expose().clone()) }),
+        auth: Some(RegisterAuth { auth_key }),
         ..RegisterRequest::default()
     };
     let joined = tailnet.on_register(MACHINE, &request, 1, now);

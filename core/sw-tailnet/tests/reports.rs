@@ -1,18 +1,17 @@
 //! What machines report of their paths and connections, and what follows from it.
 
+mod common;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use sw_tailcfg::{
     AcceptedReport, Hostinfo, LinkPath, LinkReport, MapRequest, PathsReport, RegisterAuth, RegisterRequest,
 };
-use sw_tailnet::{
-    Command, Config, Done, Ended, Engine, MapReply, NewAuthKey, NewUser, PolicyEngine, Pool, Registered,
-    Settings, State, Tailnet,
-};
-use sw_types::{CapVer, Instant, MachineKey, NodeId, NodeKey, Now, Secret, UnixTime, UserId};
+use sw_tailnet::{Command, Ended, Engine, MapReply, PolicyEngine, Registered, Settings, Tailnet};
+use sw_types::{CapVer, MachineKey, NodeId, NodeKey, Now, Secret};
 
-const URL: &str = "http://192.0.2.1";
+use common::{URL, auth_key, network, start};
 
 /// A network of three online machines that may all talk.
 struct World {
@@ -22,26 +21,11 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let now = Now { mono: Instant::ZERO, wall: UnixTime::from_secs(1_800_000_000) };
-        let config = Config { url: URL.to_owned(), engine: Arc::new(PolicyEngine::new(URL)), seed: [9; 32] };
-        let state = State::new(Settings::new("ST".to_owned(), Pool::default()));
-        let mut tailnet = Tailnet::new(config, state, Vec::new(), now);
-        let ada = NewUser {
-            name: "ada".to_owned(),
-            email: None,
-            display_name: String::new(),
-            role: None,
-            provider: None,
-            groups: Vec::new(),
-        };
-        tailnet.execute("test", Command::CreateUser(ada), now).expect("a person");
-        let new = NewAuthKey { user: Some(UserId(1)), preapproved: true, ..NewAuthKey::default() };
-        let Ok(Done::Secret { text, .. }) = tailnet.execute("test", Command::CreateAuthKey(new), now) else {
-            panic!("a key is a secret");
-        };
-        let mut world = Self { tailnet, now };
+        let mut tailnet = network(Arc::new(PolicyEngine::new(URL)), &["ada"]);
+        let key = auth_key(&mut tailnet);
+        let mut world = Self { tailnet, now: start() };
         for n in 1..=3 {
-            world.join(n, text.expose());
+            world.join(n, &key);
         }
         world
     }

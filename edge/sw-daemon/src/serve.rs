@@ -169,17 +169,19 @@ impl Core {
             return Ok(());
         }
         let before = std::mem::replace(&mut self.serving.config, config);
-        if let Some((port, error)) = self.refresh_serving() {
-            self.serving.config = before;
-            let _as_before = self.refresh_serving();
-            return Err(Problem::other(
+        let taken = match self.refresh_serving() {
+            Some((port, error)) => Err(Problem::other(
                 format!("port {port} of this machine's network address cannot be served."),
                 error.to_string(),
                 format!("see who has it: ss -ltnp 'sport = :{port}', or take another port"),
-            ));
+            )),
+            None => self.store.save_serve_config(&self.serving.config),
+        };
+        if taken.is_err() {
+            self.serving.config = before;
+            let _as_before = self.refresh_serving();
         }
-        let config = self.serving.config.clone();
-        self.store.save_serve_config(&config)
+        taken
     }
 
     /// The profile is another one: what the last one served ends.

@@ -363,11 +363,9 @@ async fn invite_person(site: &Site, visitor: &Visitor, form: &Fields) -> Respons
     let role = if form.get("role") == "admin" { Role::Admin } else { Role::Member };
     let new = NewUser {
         name: name.clone(),
-        email: None,
         display_name: form.get("name").into(),
         role: Some(role),
-        provider: None,
-        groups: Vec::new(),
+        ..NewUser::default()
     };
     let user = match site.control.execute(&visitor.login, Command::CreateUser(new)).await {
         Ok(Done::User(user)) => user,

@@ -165,14 +165,7 @@ async fn a_session_ends_when_its_time_is_over_and_when_its_person_is_suspended()
     assert!(!world.post(&old_link, "", "").await.starts_with("HTTP/1.1 303"), "a link whose time is over");
 
     // Somebody else, who is suspended while signed in.
-    let jun = NewUser {
-        name: "jun".into(),
-        email: None,
-        display_name: String::new(),
-        role: Some(Role::Admin),
-        provider: None,
-        groups: Vec::new(),
-    };
+    let jun = NewUser { name: "jun".into(), role: Some(Role::Admin), ..NewUser::default() };
     let Ok(Done::User(jun)) = world.control.execute("root", Command::CreateUser(jun)).await else {
         panic!("a person has an id")
     };

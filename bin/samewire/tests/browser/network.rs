@@ -91,14 +91,7 @@ impl Network {
     }
 
     pub(crate) async fn add_person(&self, name: &str, display: &str) {
-        let new = NewUser {
-            name: name.into(),
-            email: None,
-            display_name: display.into(),
-            role: None,
-            provider: None,
-            groups: Vec::new(),
-        };
+        let new = NewUser { name: name.into(), display_name: display.into(), ..NewUser::default() };
         self.control.execute("root", Command::CreateUser(new)).await.expect("a person");
     }
 

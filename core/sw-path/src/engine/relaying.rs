@@ -212,7 +212,7 @@ impl PathEngine {
     ) {
         let mut acts = Vec::new();
         let own = (&self.disco, &mut self.rng);
-        if self.relay_client.on_control((from, vni), inner, own, now.mono, &mut acts).is_some() {
+        if self.relay_client.on_control((from, vni), inner, own, now.mono, &mut acts) {
             self.perform_relaying(acts, now);
             self.serve_relays(now);
             return;

@@ -160,7 +160,7 @@ impl Client {
         true
     }
 
-    /// Takes a handshake message; `None` if it is from no relay of ours.
+    /// Takes a handshake message; false if it is from no relay of ours.
     pub(crate) fn on_control(
         &mut self,
         (from, vni): (SocketAddr, Vni),
@@ -168,11 +168,11 @@ impl Client {
         (disco, rng): (&DiscoPrivate, &mut Rng),
         now: Instant,
         acts: &mut Vec<ClientAct>,
-    ) -> Option<()> {
-        let sender = disco::sender(datagram)?;
+    ) -> bool {
+        let Some(sender) = disco::sender(datagram) else { return false };
         let is_it =
             |own: &&mut Handshake| (own.offer.endpoint.server, own.offer.endpoint.vni) == (sender, vni);
-        let own = self.handshakes.iter_mut().find(is_it)?;
+        let Some(own) = self.handshakes.iter_mut().find(is_it) else { return false };
         if own.bound.is_none()
             && let Ok(Message::BindChallenge(body)) = disco::open(datagram, &own.key)
             && (body.vni, body.generation, body.remote) == (vni, own.generation, own.offer.remote)
@@ -182,7 +182,7 @@ impl Client {
             acts.push(ClientAct::Control { to: from, vni, datagram });
             (own.bound, own.began, own.sent) = (Some(from), now, 0);
         }
-        Some(())
+        true
     }
 
     /// Does what is due; `works` tells whether the way to a peer by a relay's address and tunnel is proven.

@@ -10,7 +10,7 @@ use crate::tailnet::Tailnet;
 pub const PASSKEYS_MAX: usize = 16;
 
 /// A new person.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct NewUser {
     /// Short name.
     pub name: String,

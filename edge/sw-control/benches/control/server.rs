@@ -37,14 +37,7 @@ pub(crate) async fn serve(folder: PathBuf) {
     let done = serve_control(args, folder.join("state"), engine, |server, _| {
         let (control, key) = (server.control().clone(), server.noise_key());
         tokio::spawn(async move {
-            let user = NewUser {
-                name: "ada".to_owned(),
-                email: None,
-                display_name: String::new(),
-                role: None,
-                provider: None,
-                groups: Vec::new(),
-            };
+            let user = NewUser { name: "ada".to_owned(), ..NewUser::default() };
             control.execute("bench", Command::CreateUser(user)).await.unwrap();
             let new = NewAuthKey { user: Some(UserId(1)), preapproved: true, ..NewAuthKey::default() };
             let made = control.execute("bench", Command::CreateAuthKey(new)).await.unwrap();

@@ -140,14 +140,7 @@ pub(crate) async fn whose(ask: &Ask<'_>) -> Result<Option<UserId>, Problem> {
     if !is_empty {
         return Ok(only);
     }
-    let owner = NewUser {
-        name: "owner".to_owned(),
-        email: None,
-        display_name: String::new(),
-        role: None,
-        provider: None,
-        groups: Vec::new(),
-    };
+    let owner = NewUser { name: "owner".to_owned(), ..NewUser::default() };
     match ask.shared.control.execute(&ask.caller.name, Command::CreateUser(owner)).await? {
         Done::User(id) => Ok(Some(id)),
         Done::Changed | Done::Node(_) | Done::Secret { .. } => Ok(None),

@@ -65,8 +65,7 @@ pub(crate) async fn handle(ask: &Ask<'_>, path: &[&str]) -> Answer {
                 email: input.email,
                 display_name: input.display_name.unwrap_or_default(),
                 role: input.role,
-                provider: None,
-                groups: Vec::new(),
+                ..NewUser::default()
             };
             run(ask, Command::CreateUser(new)).await
         }

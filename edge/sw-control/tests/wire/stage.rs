@@ -33,10 +33,7 @@ impl Stage {
         let ada = NewUser {
             name: "ada".to_owned(),
             email: Some("ada@example.com".to_owned()),
-            display_name: String::new(),
-            role: None,
-            provider: None,
-            groups: Vec::new(),
+            ..NewUser::default()
         };
         stage.execute(Command::CreateUser(ada)).await;
         stage

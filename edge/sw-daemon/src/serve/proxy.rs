@@ -30,7 +30,7 @@ const HOP_BY_HOP: [&str; 7] = [
     "transfer-encoding",
 ];
 /// What says who asks: only this daemon may.
-const OURS: [&str; 8] = [
+const OURS: [&str; 9] = [
     "x-forwarded-host",
     "x-forwarded-proto",
     "x-forwarded-for",
@@ -39,6 +39,7 @@ const OURS: [&str; 8] = [
     "tailscale-user-profile-pic",
     "tailscale-funnel-request",
     "tailscale-app-capabilities",
+    "tailscale-headers-info",
 ];
 
 /// The person behind a request.

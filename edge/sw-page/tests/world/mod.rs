@@ -51,14 +51,7 @@ pub(crate) async fn world_with(oidc: Option<OidcConfig>, machines: &[&str]) -> W
     };
     let server = Server::start(config).expect("starts");
     let control = server.control().clone();
-    let new = NewUser {
-        name: "ada".into(),
-        email: None,
-        display_name: "Ada Marsh".into(),
-        role: None,
-        provider: None,
-        groups: Vec::new(),
-    };
+    let new = NewUser { name: "ada".into(), display_name: "Ada Marsh".into(), ..NewUser::default() };
     if machines.is_empty() {
         control.execute("root", Command::CreateUser(new)).await.expect("a person");
     }

@@ -129,22 +129,20 @@ async fn a_receiver_that_takes_nothing_is_closed_and_delays_nobody() {
     let mut sender = raw(&running, 51).await;
     let mut frame = Vec::new();
     ClientFrame::SendPacket { to: slow_key, packet: &[9; 60_000] }.encode(&mut frame);
+    let is_closed = || running.relay.metrics_text().contains("derp_sclient_write_timeouts 1\n");
     let flood = async {
-        // Far more than socket buffers and queue hold: the relay drops, it does not wait.
-        for _ in 0..600 {
-            sender.stream.write_all(&frame).await.unwrap();
+        // The relay drops, it does not wait. How much sockets hold is the system's affair, and what was dropped fills
+        // none: so it goes on until the slow one's socket has taken all that it can.
+        while !is_closed() {
+            for _ in 0..50 {
+                sender.stream.write_all(&frame).await.unwrap();
+            }
+            witnesses.are_served().await;
         }
     };
-    tokio::time::timeout(PATIENCE, flood).await.expect("the sender is not held up");
-    for _ in 0..20 {
-        witnesses.are_served().await;
-    }
-    eventually("the slow one is closed", || {
-        running.relay.metrics_text().contains("derp_sclient_write_timeouts 1\n")
-    })
-    .await;
-    let text = running.relay.metrics_text();
-    assert!(text.contains("derp_queued_bytes 0\n"), "nothing stays behind: {text}");
+    tokio::time::timeout(PATIENCE, flood).await.expect("nobody is held up, and the slow one is closed");
+    eventually("nothing stays behind", || running.relay.metrics_text().contains("derp_queued_bytes 0\n"))
+        .await;
     drop(slow);
 }
 
@@ -268,6 +266,8 @@ async fn stun_answers_exact_requests_alone() {
     client.send_to(&request[..39], server).await.unwrap();
     client.send_to(b"GET / HTTP/1.1\r\n\r\n", server).await.unwrap();
     client.send_to(&request, server).await.unwrap();
+    // An answer may arrive before it is counted.
+    let counted = async |line| eventually(line, || running.relay.metrics_text().contains(line)).await;
     let mut answer = [0; 100];
     let (len, _) = tokio::time::timeout(PATIENCE, client.recv_from(&mut answer)).await.unwrap().unwrap();
     assert_eq!(sw_proto::stun::parse_response(&answer[..len]), Ok((tx, client.local_addr().unwrap())));
@@ -280,9 +280,8 @@ async fn stun_answers_exact_requests_alone() {
         client.send_to(&request, server).await.unwrap();
         let (len, _) = tokio::time::timeout(PATIENCE, client.recv_from(&mut answer)).await.unwrap().unwrap();
         assert_eq!(sw_proto::stun::parse_response(&answer[..len]), Ok((tx, client.local_addr().unwrap())));
-        assert!(running.relay.metrics_text().contains("stun_addrfamily{family=\"ipv6\"} 1\n"));
+        counted("stun_addrfamily{family=\"ipv6\"} 1\n").await;
     }
-    let text = running.relay.metrics_text();
-    assert!(text.contains("stun_addrfamily{family=\"ipv4\"} 1\n"), "{text}");
-    assert!(text.contains("stun_requests{disposition=\"not_stun\"} 1\n"), "{text}");
+    counted("stun_addrfamily{family=\"ipv4\"} 1\n").await;
+    counted("stun_requests{disposition=\"not_stun\"} 1\n").await;
 }

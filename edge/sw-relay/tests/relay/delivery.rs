@@ -143,7 +143,10 @@ async fn of_two_connections_with_one_key_the_one_heard_last_gets_the_packets() {
     let running = start(config(1));
     let a = Peer::plain(&running, 10).await;
     let mut first = Peer::plain(&running, 11).await;
+    // A connection's note that this is its home counts as heard too: the newest is the last when all have come.
+    eventually("the first are at home", || running.relay.stats().home_connections == 2).await;
     let mut second = Peer::plain(&running, 11).await;
+    eventually("all are at home", || running.relay.stats().home_connections == 3).await;
     assert_eq!(running.relay.stats().duplicate_connections, 2);
     a.client.send(second.key, b"to the newest");
     assert_eq!(&second.packet().await.packet[..], b"to the newest");
