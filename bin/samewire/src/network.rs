@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ use sw_net::portmap::{Mapping, OpenUdp, PortMapper, Progress, Service, Want};
 use sw_net::tls::{CertStore, Identity};
 use sw_os::Interfaces;
 use sw_store::StoreError;
-use sw_types::problem::Slug;
+use sw_types::problem::{Slug, span};
 use sw_types::{HTTP_PORT, HTTPS_PORT};
 use tokio::sync::mpsc;
 
@@ -56,7 +56,7 @@ pub struct NetworkPlan {
 }
 
 /// What the serving process found out about itself.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Served {
     pub reach: Reach,
@@ -107,6 +107,21 @@ impl Served {
     /// The file is there and cannot be read.
     pub fn read(control: &Path) -> Result<Option<Self>, Problem> {
         read(&control.join(SERVED_FILE))
+    }
+
+    /// What keeps machines from getting in, or phones from trusting the server.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if let Reach::LanBehindRouter { address, port, router } = self.now.as_ref().unwrap_or(&self.reach) {
+            let (address, port, router) = (address.to_string(), port.to_string(), router.to_string());
+            let values = [("router", &*router), ("port", &port), ("ip", &address)];
+            problems.push(Slug::NotReachableOutside.problem(&values));
+        }
+        if let Certificate::Failed { why, .. } = &self.certificate {
+            let again = span(Keeper::FIRST_RETRY);
+            problems.push(Slug::CertFailed.problem(&[("reason", why), ("time", &again)]));
+        }
+        problems
     }
 }
 
@@ -215,12 +230,13 @@ impl Network {
         };
         write(&control.join(SERVED_FILE), &served).map_err(|error| stopped(&error))?;
         tracing::info!(url = %served.login_server, port = plan.port, "this machine serves its network");
+        let serving = Arc::new(serving);
+        let told = Told::new(served, control.join(SERVED_FILE), Arc::clone(&serving));
         if let Some(mappings) = mappings {
-            tokio::spawn(follow_router(mappings, facts, served, control.join(SERVED_FILE)));
+            tokio::spawn(follow_router(mappings, facts, Arc::clone(&told)));
         }
         let control = server.control().clone();
-        let serving = Arc::new(serving);
-        let upkeep = tokio::spawn(upkeep(keeper, has_failed, control, Arc::clone(&serving), certificates));
+        let upkeep = tokio::spawn(upkeep(keeper, has_failed, control, told, certificates));
         Ok(Self { server, serving, front, mapper, upkeep })
     }
 
@@ -233,6 +249,33 @@ impl Network {
         self.serving.drain(GRACE).await;
         self.server.stop(GRACE).await;
         self.front.shutdown(Duration::from_millis(500)).await;
+    }
+}
+
+/// What [`Served`] says at present: in its file, and its problems on page and API.
+struct Told {
+    served: Mutex<Served>,
+    file: PathBuf,
+    serving: Arc<Serving>,
+}
+
+impl Told {
+    fn new(served: Served, file: PathBuf, serving: Arc<Serving>) -> Arc<Self> {
+        serving.set_problems(served.problems());
+        Arc::new(Self { served: Mutex::new(served), file, serving })
+    }
+
+    fn change(&self, how: impl FnOnce(&mut Served)) {
+        let mut served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = served.clone();
+        how(&mut served);
+        if *served == before {
+            return;
+        }
+        self.serving.set_problems(served.problems());
+        if let Err(error) = write(&self.file, &*served) {
+            tracing::warn!(%error, "how this machine is reached cannot be kept");
+        }
     }
 }
 
@@ -288,7 +331,7 @@ async fn upkeep(
     keeper: Option<Keeper>,
     has_failed: bool,
     control: sw_control::Control,
-    serving: Arc<Serving>,
+    told: Arc<Told>,
     certificates: Arc<CertStore>,
 ) {
     let (news, mut certified) = mpsc::channel(1);
@@ -298,12 +341,14 @@ async fn upkeep(
             None => std::future::pending().await,
         }
     };
+    let serving = &told.serving;
     let when_certified = serving.when_certified();
     let following = async {
         let mut meta = tokio::time::interval(META_RENEWAL);
         loop {
             tokio::select! {
                 Some(()) = certified.recv() => {
+                    told.change(|served| served.certificate = Certificate::Public(served.reach.host_port().0));
                     if let Some(map) = when_certified() {
                         let _stopping = control.set_derp_map(map).await;
                     }
@@ -355,22 +400,11 @@ fn mapped(mapping: Mapping) -> (SocketAddr, Via) {
 
 /// Keeps what the router says while we serve, for `samewire check` and the next `samewire up`: one that answered late,
 /// or changed its mind.
-async fn follow_router(
-    mut mappings: mpsc::Receiver<Option<Mapping>>,
-    mut facts: Facts,
-    mut served: Served,
-    file: PathBuf,
-) {
+async fn follow_router(mut mappings: mpsc::Receiver<Option<Mapping>>, mut facts: Facts, told: Arc<Told>) {
     while let Some(mapping) = mappings.recv().await {
         facts.mapped = mapping.map(mapped);
-        let now = Some(Reach::decide(&facts)).filter(|now| *now != served.reach);
-        if now == served.now {
-            continue;
-        }
-        served.now = now;
-        if let Err(error) = write(&file, &served) {
-            tracing::warn!(%error, "what the router says cannot be kept");
-        }
+        let now = Reach::decide(&facts);
+        told.change(|served| served.now = Some(now).filter(|now| *now != served.reach));
     }
 }
 

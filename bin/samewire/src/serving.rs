@@ -14,6 +14,7 @@ use sw_page::{BinaryOffer, OidcConfig, ScriptFacts, Site, SiteConfig};
 use sw_relay::{Admission, OWN_REGION, Relay, RelayConfig, RelayPlace, derp_map, derp_region, hash_text};
 use sw_store::KeyFile;
 use sw_tailcfg::DerpMap;
+use sw_types::local::Problem;
 use sw_types::{DerpPrivate, JoinAddress, NodeKey, STUN_PORT, Secret, ServerKeyHash};
 
 use crate::first_run::script::{JoinScript, join_script};
@@ -114,6 +115,11 @@ impl Serving {
             join.set_pin(None);
             map.clone()
         }
+    }
+
+    /// Tells page and API what is wrong with the way in.
+    pub fn set_problems(&self, problems: Vec<Problem>) {
+        self.join.set_problems(problems);
     }
 
     /// Shows the relay's key in a certificate for another while (derp.md §3).

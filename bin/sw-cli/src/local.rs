@@ -174,6 +174,13 @@ impl Context {
         self.client.get("/localapi/v0/status")
     }
 
+    /// After coming up: what is worth knowing of this machine, on standard error.
+    pub fn tell_notices(&self, status: &Status) {
+        for notice in status.notices.iter().filter(|_| !self.quiet && !self.is_official) {
+            warn(render(notice, &self.terminal).trim_end());
+        }
+    }
+
     /// Prints what is true now, for people who did not ask for quiet.
     pub fn done(&self, text: impl Display) -> Outcome {
         if self.quiet || self.is_official { Ok(()) } else { say(text) }

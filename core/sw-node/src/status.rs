@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use sw_tailcfg::Node as WireNode;
-use sw_types::local::{BackendState, ExitNodeStatus, PeerStatus, Status, TailnetStatus};
+use sw_types::local::{BackendState, ExitNodeStatus, PeerStatus, Problem, Status, TailnetStatus};
 use sw_types::{NodeKey, UnixTime};
 
 use crate::desired::{exit_node, offers_exit_node, peer_api_url};
@@ -36,6 +36,7 @@ pub struct StatusContext {
     pub version: String,
     pub has_tun: bool,
     pub health: Vec<String>,
+    pub notices: Vec<Problem>,
     pub with_peers: bool,
 }
 
@@ -53,6 +54,7 @@ pub fn status(
         have_node_key: node.has_key(),
         auth_url: node.auth_url().to_owned(),
         health: context.health,
+        notices: context.notices,
         ..Status::default()
     };
     let Some(netmap) = node.netmap() else {

@@ -33,6 +33,7 @@ mod node;
 mod paths;
 mod register;
 mod rpc;
+mod server_is;
 mod ssh;
 mod tka;
 mod wire;
@@ -64,6 +65,7 @@ pub use rpc::{
     QueryFeatureResponse, SetDeviceAttributesRequest, SetDnsRequest, SetDnsResponse, TokenRequest,
     TokenResponse, WebClientAuthResponse,
 };
+pub use server_is::ServerIs;
 pub use ssh::{
     SshAction, SshEventNotifyRequest, SshPolicy, SshPrincipal, SshRecordingAttempt, SshRecordingFailure,
     SshRule,

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use sw_tailcfg::{Hostinfo, Login as WireLogin, RegisterRequest, RegisterResponse, User as WireUser};
+use sw_types::problem::span;
 use sw_types::{InviteToken, MachineKey, NodeId, NodeKey, Now, SecretText, TokenHash, UnixTime, UserId};
 
 use crate::addresses::{first_free_in, v6_of};
@@ -137,6 +138,7 @@ impl Tailnet {
         }
         let key = match key.ok_or(BAD_KEY).and_then(|key| usable(key, now.wall)) {
             Ok(key) => key,
+            Err(USED_KEY) => return refuse(&self.used_up(text, now.wall)),
             Err(why) => return refuse(why),
         };
         let owner = match self.owner_by_key(&key, request) {
@@ -426,6 +428,21 @@ impl Tailnet {
     /// The login requests that wait or were decided a moment ago.
     pub fn logins(&self) -> impl Iterator<Item = &Login> {
         self.logins.iter()
+    }
+
+    /// What an invite that is used up is refused with: `10 of 10 times, last by birch, 4 min ago` behind the word that
+    /// plain keys have.
+    fn used_up(&self, text: &str, now: UnixTime) -> String {
+        let Some(key) = self.find_auth_key(text).filter(|key| key.invite) else { return USED_KEY.to_owned() };
+        let last = self.last_use(key, now).map(|last| format!(", {last}")).unwrap_or_default();
+        format!("{USED_KEY}: {} of {} times{last}", key.used, key.uses_max.unwrap_or(key.used))
+    }
+
+    /// Who joined last by a key: `last by birch, 4 min ago`.
+    pub fn last_use(&self, key: &AuthKey, now: UnixTime) -> Option<String> {
+        let by_it = |node: &&Node| matches!(&node.joined_by, JoinedBy::Key(id) if *id == key.id);
+        let last = self.state.nodes().filter(by_it).max_by_key(|node| node.created)?;
+        Some(format!("last by {}, {} ago", last.label, span(now.saturating_since(last.created))))
     }
 
     /// One login request.

@@ -4,6 +4,7 @@
 //! take them from here.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use crate::local::Problem;
 
@@ -342,6 +343,15 @@ impl Problem {
         self.known_slug().map_or(unlisted, Slug::exit_code)
     }
 
+    /// One line for where no more can be shown: health texts of the official shape.
+    pub fn sentence(&self) -> String {
+        match (self.fix.strip_prefix("wait: "), self.fix.is_empty()) {
+            (Some(wait), _) => format!("{} Wait: {wait}", self.what),
+            (None, true) => self.what.clone(),
+            (None, false) => format!("{} Fix: {}", self.what, self.fix),
+        }
+    }
+
     /// The three lines that are printed.
     pub fn render(&self) -> String {
         let severity = self.known_slug().map_or(Severity::Error, Slug::severity);
@@ -355,6 +365,17 @@ impl Problem {
             let _infallible = writeln!(text, "  fix: {}", self.fix);
         }
         text
+    }
+}
+
+/// A time span in its largest unit: `4 s`, `3 min`, `5 h`, `1 day`, `3 days`.
+pub fn span(duration: Duration) -> String {
+    match duration.as_secs() {
+        seconds @ 0..60 => format!("{seconds} s"),
+        seconds @ 60..3600 => format!("{} min", seconds / 60),
+        seconds @ 3600..86_400 => format!("{} h", seconds / 3600),
+        86_400..172_800 => "1 day".to_owned(),
+        seconds => format!("{} days", seconds / 86_400),
     }
 }
 
@@ -400,6 +421,19 @@ mod tests {
         let problem = Problem::other("x.", "a: No such file or directory (os error 2); b (os error 13)", "");
         assert_eq!(problem.why, "a: No such file or directory; b");
         assert_eq!(Problem::misuse("x.", "y").exit_code(), 2);
+    }
+
+    #[test]
+    fn one_line_says_what_happened_and_what_to_do() {
+        let values = [("time", "3 days"), ("reason", "")];
+        let said = Slug::KeyExpiresSoon.problem(&values).sentence();
+        assert_eq!(
+            said,
+            "this machine's key expires in 3 days. Fix: samewire login, any time before; nothing is interrupted"
+        );
+        let said = Slug::TooManyTries.problem(&[("reason", ""), ("time", "48 s")]).sentence();
+        assert_eq!(said, "the server asks to wait. Wait: it tries again by itself in 48 s");
+        assert_eq!(span(Duration::from_secs(90_000)), "1 day");
     }
 
     #[test]

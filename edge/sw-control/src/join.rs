@@ -5,6 +5,7 @@
 use std::sync::{PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
+use sw_types::local::Problem;
 use sw_types::{InviteToken, JoinAddress, JoinString, ServerKeyHash, UnixTime};
 
 /// What every invite of this server says.
@@ -21,6 +22,7 @@ pub struct JoinFacts {
     /// Whether machines outside this LAN get in.
     pub is_reachable_outside: bool,
     pin: RwLock<Option<String>>,
+    problems: RwLock<Vec<Problem>>,
 }
 
 /// An invite with all its texts; the keys that scripts rely on (ux.md §2.1).
@@ -66,7 +68,8 @@ impl JoinFacts {
         is_reachable_outside: bool,
         pin: Option<String>,
     ) -> Self {
-        Self { login_server, page_url, addresses, server_key, is_reachable_outside, pin: RwLock::new(pin) }
+        let (pin, problems) = (RwLock::new(pin), RwLock::default());
+        Self { login_server, page_url, addresses, server_key, is_reachable_outside, pin, problems }
     }
 
     /// What curl is to check the certificate by; none when an authority vouches for it.
@@ -77,6 +80,16 @@ impl JoinFacts {
     /// The certificate is another one.
     pub fn set_pin(&self, pin: Option<String>) {
         *self.pin.write().unwrap_or_else(PoisonError::into_inner) = pin;
+    }
+
+    /// What keeps machines from getting in, or phones from trusting the server.
+    pub fn problems(&self) -> Vec<Problem> {
+        self.problems.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whoever runs the server found out what is wrong with the way in.
+    pub fn set_problems(&self, problems: Vec<Problem>) {
+        *self.problems.write().unwrap_or_else(PoisonError::into_inner) = problems;
     }
 
     /// `/j/TOKEN`.

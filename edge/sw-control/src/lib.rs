@@ -17,6 +17,7 @@ mod api;
 mod c2n;
 pub mod clock;
 mod control;
+mod findings;
 mod inner;
 mod join;
 mod machine;
@@ -33,6 +34,7 @@ mod ts2021;
 mod upkeep;
 
 pub use control::{Control, StartError};
+pub use findings::{Finding, findings};
 pub use join::{Invitation, InviteSecrets, JoinFacts};
 pub use public::PublicRouter;
 pub use serve::{Bound, Certified, Roles, ServeArgs, ServeError, restore, serve};

@@ -90,10 +90,12 @@ pub(crate) async fn begin(
     }
 }
 
-/// Official clients pass over the header; ours then tell their paths.
+/// Official clients pass over the headers; ours then tell their paths, and compare versions.
 fn stream_head() -> Response<()> {
     let mut head = Response::new(());
     head.headers_mut().insert(sw_tailcfg::PATHS_WANTED, http::HeaderValue::from_static("1"));
+    let server = http::HeaderValue::from_static(sw_tailcfg::ServerIs::OWN);
+    head.headers_mut().insert(sw_tailcfg::ServerIs::HEADER, server);
     head
 }
 

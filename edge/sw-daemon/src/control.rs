@@ -11,7 +11,7 @@ use http::{HeaderMap, Method, Request};
 use sw_node::control::RequestFailure;
 use sw_tailcfg::{
     BODY_MAX, MapRequest, MapResponse, PATHS_WANTED, PathsReport, RegisterRequest, RegisterResponse,
-    decode_answer, encode,
+    ServerIs, decode_answer, encode,
 };
 use sw_types::local::Problem;
 use sw_types::problem::Slug;
@@ -111,7 +111,9 @@ impl ControlClient {
             return Err(response.into_error(&text));
         }
         let takes_paths = response.headers.contains_key(PATHS_WANTED);
-        Ok(MapStream { takes_paths, frames: Frames::new(body) })
+        let server = response.headers.get(ServerIs::HEADER).and_then(|value| value.to_str().ok());
+        let server = server.and_then(ServerIs::parse);
+        Ok(MapStream { takes_paths, server, frames: Frames::new(body) })
     }
 
     /// Tells a server that asked for it (`/machine/samewire/v1/paths`).
@@ -157,6 +159,8 @@ fn build(authority: &str, method: Method, path: &str, keys: &[NodeKey]) -> Resul
 pub(crate) struct MapStream {
     /// The server wants to be told of paths.
     pub(crate) takes_paths: bool,
+    /// What the server is, where it is one of ours.
+    pub(crate) server: Option<ServerIs>,
     frames: Frames,
 }
 

@@ -6,6 +6,7 @@ mod control_tasks;
 mod device;
 mod explain;
 pub(crate) mod joining;
+mod notices;
 mod outputs;
 mod path_reports;
 mod peer_messages;
@@ -31,7 +32,7 @@ use sw_node::resolve::Resolver;
 use sw_node::{Node, RequestId};
 use sw_os::{Interfaces, Reconciler, monitor::LinkEvent};
 use sw_path::{LinkChange, LocalAddress, PathEngine, PingId, PingOutcome};
-use sw_tailcfg::{MapResponse, RegisterResponse};
+use sw_tailcfg::{MapResponse, RegisterResponse, ServerIs};
 use sw_types::local::Problem;
 use sw_types::{ControlKey, Instant, Now, RegionId, RelayMap};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -64,7 +65,7 @@ const SUSPEND_MIN: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) enum Report {
     Registered { id: RequestId, answer: Result<Box<RegisterResponse>, RequestFailure> },
-    MapOpened { takes_paths: bool },
+    MapOpened { takes_paths: bool, server: Option<ServerIs> },
     MapMessage { id: RequestId, message: Box<MapResponse> },
     MapEnded { id: RequestId },
     Updated { id: RequestId, answer: Result<(), RequestFailure> },
@@ -153,6 +154,10 @@ pub(crate) struct Core {
     reports: mpsc::Sender<Report>,
     relay_map: RelayMap,
     interfaces: Interfaces,
+    /// Another program that holds such a network on this machine.
+    other_client: Option<Problem>,
+    /// What the server of the present map stream is, where it is one of ours.
+    server_is: Option<ServerIs>,
     pub(crate) applied: sw_os::Applied,
     pub(crate) activity: BTreeMap<sw_types::NodeKey, Instant>,
     remember: Remember,
@@ -248,7 +253,10 @@ impl Core {
             Report::Registered { id, answer } => {
                 self.node.on_register_answer(id, answer.map(|response| *response), now);
             }
-            Report::MapOpened { takes_paths } => self.on_map_opened(takes_paths),
+            Report::MapOpened { takes_paths, server } => {
+                self.server_is = server;
+                self.on_map_opened(takes_paths);
+            }
             Report::MapMessage { id, message } => self.node.on_map_message(id, *message, now),
             Report::MapEnded { id } => self.node.on_map_ended(id, now),
             Report::Updated { id, answer } => self.node.on_update_answer(id, answer, now),
@@ -275,6 +283,7 @@ impl Core {
                     || interfaces.default_v6 != self.interfaces.default_v6
                     || interfaces.local_addresses("") != self.interfaces.local_addresses("");
                 self.interfaces = interfaces;
+                self.look_for_other_client();
                 self.tell_local_addresses();
                 let change = if is_major { LinkChange::Major } else { LinkChange::Minor };
                 self.paths.on_link_change(change, now);
@@ -302,6 +311,7 @@ impl Core {
             Ok(interfaces) => self.interfaces = interfaces,
             Err(error) => tracing::warn!(%error, "the network interfaces cannot be read"),
         }
+        self.look_for_other_client();
         self.tell_local_addresses();
     }
 

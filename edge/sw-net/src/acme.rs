@@ -54,12 +54,35 @@ pub enum AcmeError {
     /// It did not believe the proof.
     #[error("the authority could not reach {0} on TCP 443 or 80")]
     NotProven(String),
+    /// Its resolver knows no address of the name.
+    #[error("the authority finds no address for {0}")]
+    NoAddress(String),
+    /// It has given this host as many as it gives in a while.
+    #[error("the authority gives no more certificates for {0} for now")]
+    TooMany(String),
     /// A certificate or request cannot be made.
     #[error(transparent)]
     Make(#[from] rcgen::Error),
     /// The answer to the challenge cannot be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+}
+
+impl AcmeError {
+    /// What the authority's error codes mean for whoever runs the server (RFC 8555 §6.7).
+    fn in_words(self, host: &str) -> Self {
+        let Self::Authority(instant_acme::Error::Api(problem)) = &self else { return self };
+        let code = problem.r#type.as_deref().and_then(|code| code.rsplit(':').next());
+        match code {
+            Some("connection" | "tls" | "unauthorized" | "incorrectResponse") => {
+                tracing::info!(error = %problem, "the proof was not believed");
+                Self::NotProven(host.to_owned())
+            }
+            Some("dns") => Self::NoAddress(host.to_owned()),
+            Some("rateLimited") => Self::TooMany(host.to_owned()),
+            Some(_) | None => self,
+        }
+    }
 }
 
 /// What is wanted of whom.
@@ -98,7 +121,8 @@ async fn obtain(
     let (account, account_json) = account(wish, account_json).await?;
     let mut outcome = Err(AcmeError::NoChallenge(wish.host.clone()));
     for kind in [ChallengeType::TlsAlpn01, ChallengeType::Http01] {
-        outcome = match (order(&account, wish, kind, pair, proofs).await, outcome) {
+        let ordered = order(&account, wish, kind, pair, proofs).await;
+        outcome = match (ordered.map_err(|error| error.in_words(&wish.host)), outcome) {
             (Ok(chain_pem), _) => return Ok(Issued { chain_pem, account_json }),
             // What a way that was tried met says more than that another one is not offered.
             (Err(AcmeError::NoChallenge(_)), tried) => tried,

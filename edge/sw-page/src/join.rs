@@ -10,6 +10,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use sw_net::front::Body;
 use sw_tailnet::{AuthKey, Command, Done, NewAuthKey};
+use sw_types::local::Problem;
+use sw_types::problem::Slug;
 use sw_types::{InviteToken, UnixTime, UserId};
 use sw_web::sign::{self, Platform};
 
@@ -91,10 +93,19 @@ impl Site {
     }
 }
 
-/// Whether an invite is good, or in words why not.
-async fn check(site: &Site, token: &str) -> Result<AuthKey, String> {
-    let unknown = || "This invite is not known here".to_owned();
-    let token: InviteToken = token.parse().map_err(|_| "This invite is incomplete".to_owned())?;
+/// Where another invite comes from.
+const ANOTHER: &str = "on a machine in the network: samewire invite";
+
+/// Whether an invite is good, or why not.
+async fn check(site: &Site, token: &str) -> Result<AuthKey, Problem> {
+    let refused = |what: &str| Problem {
+        fix: ANOTHER.into(),
+        what: what.into(),
+        ..Slug::KeyRefused.problem(&[("reason", "")])
+    };
+    let unknown = move || refused("this invite is not known here.");
+    let characters = token.chars().count().to_string();
+    let token: InviteToken = token.parse().map_err(|_| Slug::InviteCut.problem(&[("len", &characters)]))?;
     let now = sw_control::clock::now().wall;
     let read = site.control.read(move |tailnet| {
         let key = tailnet.state().auth_key(&token.id().to_string()).ok_or_else(unknown)?;
@@ -103,17 +114,20 @@ async fn check(site: &Site, token: &str) -> Result<AuthKey, String> {
             return Err(unknown());
         }
         if key.revoked.is_some() {
-            return Err("This invite was taken back".into());
+            return Err(refused("this invite was taken back."));
         }
-        if key.expires.is_some_and(|at| at <= now) {
-            return Err("This invite has expired".into());
+        if let Some(at) = key.expires.filter(|at| *at <= now) {
+            let (time, now) = (words::date_time(at), words::date_time(now));
+            return Err(Slug::InviteExpired.problem(&[("time", &time), ("now", &now)]));
         }
         if key.uses_max.is_some_and(|max| key.used >= max) {
-            return Err(format!("This invite has been used {} of {} times", key.used, key.used));
+            let last = tailnet.last_use(key, now).unwrap_or_default();
+            return Err(Slug::InviteUsedUp.problem(&[("n", &key.used.to_string()), ("last", &last)]));
         }
         Ok(key.clone())
     });
-    read.await.unwrap_or_else(|_| Err("The server is stopping".into()))
+    let stopping = || Problem::other("the server is stopping.", "", "paste the line again in a moment");
+    read.await.unwrap_or_else(|_| Err(stopping()))
 }
 
 /// `/j/TOKEN`: the phone's page, or the script. Nothing is used up.
@@ -121,9 +135,9 @@ pub(crate) async fn page(site: &Site, ask: &Ask, token: &str) -> Response<Body> 
     let key = match check(site, token).await {
         Ok(key) => key,
         Err(why) if ask.accepts_html => {
-            return http::html(StatusCode::GONE, sign::invite_gone(&why, ask.theme));
+            return http::html(StatusCode::GONE, sign::invite_gone(&why.what, &why.why, ask.theme));
         }
-        Err(why) => return http::text(StatusCode::GONE, refusal_script(&why)),
+        Err(why) => return script(refusal_script(&why)),
     };
     let now = sw_control::clock::now().wall;
     let expires = key.expires.unwrap_or(now);
@@ -135,16 +149,18 @@ pub(crate) async fn page(site: &Site, ask: &Ask, token: &str) -> Response<Body> 
         return http::html(StatusCode::OK, html);
     }
     if !ask.is_tls {
-        return http::text(
-            StatusCode::FORBIDDEN,
-            refusal_script("This server hands out its script over TLS alone"),
-        );
+        return script(refusal_script(&Problem::other(
+            "this server hands out its script over TLS alone.",
+            "",
+            "paste the whole line that samewire invite shows",
+        )));
     }
     let Some(join_string) = site.config.join.string(token, expires) else {
-        return http::text(
-            StatusCode::SERVICE_UNAVAILABLE,
-            refusal_script("This server has no address to join by"),
-        );
+        return script(refusal_script(&Problem::other(
+            "this server has no address to join by.",
+            "",
+            "on the first machine: samewire check",
+        )));
     };
     let pin = site.config.join.pin();
     let facts = ScriptFacts {
@@ -154,7 +170,12 @@ pub(crate) async fn page(site: &Site, ask: &Ask, token: &str) -> Response<Body> 
         binary: offer(site).await,
         pin: pin.as_deref(),
     };
-    http::with_type(StatusCode::OK, "text/x-shellscript", (site.config.script)(&facts))
+    script((site.config.script)(&facts))
+}
+
+/// WHY a refusal is 200 too: the line's curl passes on nothing else, and a shell that reads nothing says that all is well.
+fn script(text: String) -> Response<Body> {
+    http::with_type(StatusCode::OK, "text/x-shellscript", text)
 }
 
 /// The binary; a server that has just started is still making its checksum.
@@ -173,11 +194,9 @@ async fn offer(site: &Site) -> Option<&BinaryOffer> {
 }
 
 /// A script that only says why, since its reader is a shell.
-fn refusal_script(why: &str) -> String {
-    format!(
-        "#!/bin/sh\nprintf '%s\\n' 'error: {}.' '  fix: on a machine in the network: samewire invite' >&2\nexit 7\n",
-        why.replace('\'', "")
-    )
+fn refusal_script(problem: &Problem) -> String {
+    let said = problem.render().replace('\'', "");
+    format!("#!/bin/sh\nprintf '%s' '{said}' >&2\nexit {}\n", problem.exit_code())
 }
 
 /// `/j/TOKEN/bin/ARCH`: the binary, to holders of a good invite, over TLS alone.

@@ -15,6 +15,14 @@ pub(crate) fn ago(then: UnixTime, now: UnixTime) -> String {
     if seconds < 2 { "now".into() } else { format!("{} ago", span(seconds)) }
 }
 
+/// A text of the table of messages as a sentence of the page.
+pub(crate) fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
+    let end = if text.ends_with(['.', '?', ':']) { "" } else { "." };
+    format!("{first}{}{end}", letters.as_str())
+}
+
 /// "in 4 days"; "over" when it is past.
 pub(crate) fn until(then: UnixTime, now: UnixTime) -> String {
     let seconds = then.saturating_since(now).as_secs();

@@ -14,8 +14,12 @@ pub struct HealthView {
 
 #[derive(Clone, Debug, Default)]
 pub struct Problem {
+    /// Whose it is; none where it is the server's.
+    pub machine: Option<String>,
     pub what: String,
     pub why: String,
+    /// The command that says more.
+    pub help: Option<String>,
     pub button: Option<Button>,
 }
 
@@ -50,7 +54,11 @@ pub fn page(shell: &Shell, view: &HealthView) -> String {
         div.stack {
             @for problem in &view.problems {
                 section.card.hc {
-                    div.t { h2 { (problem.what) } p.muted { (problem.why) } }
+                    div.t {
+                        @if let Some(machine) = &problem.machine { p.small { a href={ "/machines/" (machine) } { (machine) } } }
+                        h2 { (problem.what) } p.muted { (problem.why) }
+                        @if let Some(help) = &problem.help { p.small.muted { "More: " code { (help) } } }
+                    }
                     @if let Some(button) = &problem.button {
                         @if button.post { (Act { to: &button.to, label: &button.label, class: "", fields: &[] }.show(shell)) }
                         @else { a.btn href=(button.to) { (button.label) } }

@@ -265,9 +265,15 @@ pub fn phone(platform: Platform, login_server: &str, join_line: &str, ends: &str
     bare("Join this network", theme, "phone", &main)
 }
 
-/// An invite that is over.
-pub fn invite_gone(why: &str, theme: Theme) -> String {
-    let main = html! { h1 { (why) } p.lead { "On a machine in the network: " code { "samewire invite" } } };
+/// An invite that is over: what is wrong with it, and the reason where one is known.
+pub fn invite_gone(what: &str, why: &str, theme: Theme) -> String {
+    let mut letters = what.trim_end_matches('.').chars();
+    let title: String = letters.next().iter().flat_map(|first| first.to_uppercase()).chain(letters).collect();
+    let main = html! {
+        h1 { (title) }
+        @if !why.is_empty() { p.muted { (why) "." } }
+        p.lead { "On a machine in the network: " code { "samewire invite" } }
+    };
     bare("Invite", theme, "phone", &main)
 }
 

@@ -70,6 +70,8 @@ struct Run<'a> {
     args: &'a JoinArgs,
     context: Context,
     look: Look,
+    /// The daemon is the one whose state is in the usual place.
+    has_own_state: bool,
     interrupt: Interrupt,
 }
 
@@ -77,7 +79,8 @@ struct Run<'a> {
 pub fn run(args: &JoinArgs, globals: &Globals) -> ExitCode {
     let context = Context::new(globals, false);
     let look = look(&context);
-    let run = Run { args, context, look, interrupt: Interrupt::watch() };
+    let has_own_state = globals.socket.is_none();
+    let run = Run { args, context, look, has_own_state, interrupt: Interrupt::watch() };
     match run.join(&Paths::detect(globals.socket.as_deref())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => finish(Err(problem.into()), &run.context, args.json),
@@ -87,7 +90,8 @@ pub fn run(args: &JoinArgs, globals: &Globals) -> ExitCode {
 impl Run<'_> {
     fn join(&self, paths: &Paths) -> Result<(), Problem> {
         let string = self.string()?;
-        if NetworkPlan::read(&paths.control())?.is_some() {
+        // A daemon at a socket of its own has a state of its own.
+        if self.has_own_state && NetworkPlan::read(&paths.control())?.is_some() {
             let (network, dir) = ("that it serves itself", paths.control().display().to_string());
             let problem = Slug::SecondNetwork.problem(&[("network", network), ("dir", ""), ("joined", "")]);
             return Err(Problem { why: format!("state in {dir}"), ..problem });
@@ -126,6 +130,9 @@ impl Run<'_> {
         self.show(&screen::service(&service));
         let answer = first_answer(client);
         self.show(&answer_step(answer.as_ref()));
+        if !self.is_quiet() {
+            self.context.tell_notices(&client.get("/localapi/v0/status?peers=false")?);
+        }
         let network = status.current_tailnet.as_ref().map(|net| net.name.clone()).unwrap_or_default();
         if self.args.json {
             let answer = answer.map(|answer| {
@@ -230,6 +237,14 @@ fn of_invite(problem: Problem) -> Problem {
         return problem;
     }
     let says = |word: &str| problem.why.contains(word);
+    // Our server says how often it was used, and by whom last.
+    let used = problem.why.rsplit_once("already used: ").and_then(|(_, uses)| {
+        let (n, last) = uses.split_once(" of ")?;
+        Some((n, last.split_once(", ").map_or("", |(_, last)| last)))
+    });
+    if let Some((n, last)) = used {
+        return Slug::InviteUsedUp.problem(&[("n", n), ("last", last)]);
+    }
     let what = if says("used") {
         "this invite has been used up."
     } else if says("revoked") {
@@ -309,6 +324,10 @@ mod tests {
             assert_eq!((problem.what.as_str(), problem.exit_code()), (what, 7));
             assert_eq!(problem.fix, "on a machine in the network: samewire invite");
         }
+        let problem = told("it says: authkey already used: 10 of 10 times, last by birch, 4 min ago");
+        assert_eq!(problem.slug, "invite-used-up");
+        assert_eq!(problem.what, "this invite has been used 10 of 10 times.");
+        assert_eq!(problem.why, "last by birch, 4 min ago");
         let other = Problem::other("something else.", "", "");
         assert_eq!(of_invite(other.clone()), other);
     }

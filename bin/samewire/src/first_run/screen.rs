@@ -5,6 +5,7 @@ use super::reach::{Reach, url_host};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 use sw_control::Invitation;
+use sw_types::local::Problem;
 
 /// What the terminal can show.
 #[derive(Clone, Copy, Debug)]
@@ -212,6 +213,8 @@ pub struct FirstRun {
     pub addresses: Vec<String>,
     pub reachable: Reachable,
     pub certificate: CertificateKind,
+    /// What is wrong with the way in, if anything.
+    pub problems: Vec<Problem>,
     #[serde(flatten)]
     pub invite: Invitation,
     pub admin_url: String,
@@ -366,6 +369,7 @@ mod tests {
                 proved: Proved::default(),
             },
             certificate: CertificateKind { kind: "public" },
+            problems: Vec::new(),
             invite: Invitation {
                 login_server: "https://203.0.113.7".into(),
                 invite_id: "A8DyxF".into(),

@@ -259,6 +259,9 @@ impl Run<'_> {
         let has_proxy = !self.paths.is_root && TcpStream::connect(background::PROXY).is_ok();
         show(&screen::this_machine(&machine, &addresses, self.paths.is_root, has_proxy));
         show(&screen::service(&service));
+        if !self.is_quiet() {
+            self.context.tell_notices(&self.context.client.get("/localapi/v0/status?peers=false")?);
+        }
         let invite: Invitation = self.typed("POST", "invites", json!({}))?;
         let admin = self.ask("POST", "admin-link", json!({}))?;
         let run = FirstRun {
@@ -267,6 +270,7 @@ impl Run<'_> {
             addresses,
             reachable: reachable(&served.reach, is_proved),
             certificate: CertificateKind { kind: served.certificate.word() },
+            problems: served.problems(),
             invite,
             admin_url: admin["adminUrl"].as_str().unwrap_or_default().to_owned(),
             service: service.word(),
@@ -390,8 +394,9 @@ pub fn server_check(globals: &Globals) -> Option<ServerCheck> {
     let json = json!({
         "loginServer": served.login_server,
         "reachable": reachable(&served.reach, is_proved),
-        "now": served.now.map(|now| reachable(&now, false)),
+        "now": served.now.as_ref().map(|now| reachable(now, false)),
         "certificate": { "kind": served.certificate.word() },
+        "problems": served.problems(),
     });
     Some(ServerCheck { text, json })
 }

@@ -106,8 +106,9 @@ fn an_invite_from_another_machine(attic: &mut Shell) {
     let id = invite["inviteId"].as_str().expect("an id");
     attic.types_well(&format!("samewire invite revoke {id}"));
     let url = invite["joinUrl"].as_str().expect("a URL");
-    let gone = attic.types(&format!("curl -sk -o /dev/null -w '%{{http_code}}' {url}"));
-    assert_eq!(gone.out.trim(), "410");
+    let gone = attic.types(&format!("curl -fsSk {url} | sh"));
+    assert_eq!(gone.code, 7, "{}", gone.out);
+    assert!(gone.out.contains("error: this invite was taken back."), "{}", gone.out);
     assert!(attic.types_well("samewire admin").contains("/admin/"));
 }
 

@@ -3,6 +3,7 @@
 //! files of their own. Without root the tests print one line `skipped: why`.
 
 mod machine;
+mod notices;
 mod plain;
 mod rows;
 

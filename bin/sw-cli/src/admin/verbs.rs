@@ -371,7 +371,13 @@ async fn health(client: &Client<'_>, common: &Common) -> Result<u8, ClientError>
     } else {
         render::line(word(&health, "status"));
         for problem in health.get("problems").and_then(Value::as_array).into_iter().flatten() {
-            render::line(&format!("  {}\n  fix: {}", word(problem, "what"), word(problem, "fix")));
+            let machine = word(problem, "machine");
+            let lead = if machine.is_empty() { String::new() } else { format!("{machine}: ") };
+            let mut text = format!("! {lead}{}", word(problem, "what"));
+            for part in ["why", "fix"].iter().filter(|part| !word(problem, part).is_empty()) {
+                text.push_str(&format!("\n    {part}: {}", word(problem, part)));
+            }
+            render::line(&text);
         }
     }
     Ok(u8::from(word(&health, "status") == "fail"))

@@ -10,7 +10,7 @@ use sw_types::problem::quoted;
 
 use super::client::escape;
 use super::ip::no_address;
-use super::status::now;
+use super::status::{notes, now};
 use super::terminal::{age, delay};
 use super::{Context, Failure, Outcome, Style, Terminal, find_machine, misuse, not_connected, say, say_json};
 
@@ -317,8 +317,9 @@ pub(super) fn check(context: &Context, args: &CheckArgs) -> Outcome {
     if args.json {
         let word = if is_well { "pass" } else { "warn" };
         let server = args.server.as_ref().map(|server| &server.json);
-        let mut answer =
-            serde_json::json!({ "status": word, "state": status.backend_state, "problems": status.health });
+        let mut answer = serde_json::json!({
+            "status": word, "state": status.backend_state, "problems": status.health, "notices": status.notices,
+        });
         if let (Some(server), Some(answer)) = (server, answer.as_object_mut()) {
             answer.insert("server".to_owned(), server.clone());
         }
@@ -330,6 +331,9 @@ pub(super) fn check(context: &Context, args: &CheckArgs) -> Outcome {
         }
         for line in &status.health {
             say(format!("  ! {line}"))?;
+        }
+        for note in notes(&status) {
+            say(format!("  - {}", note.sentence()))?;
         }
         if is_well {
             say(format!("  {} nothing is wrong", context.terminal.tick()))?;

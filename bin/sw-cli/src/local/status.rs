@@ -4,7 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use sw_types::UnixTime;
-use sw_types::local::{PeerStatus, Status};
+use sw_types::local::{PeerStatus, Problem, Status};
+use sw_types::problem::{Severity, Slug};
 
 use super::flags::parse_bool;
 use super::terminal::{age, delay, pad, shorten};
@@ -212,7 +213,19 @@ fn screen(context: &Context, args: &StatusArgs, status: &Status) -> Outcome {
     for problem in &status.health {
         say(format!("\n  {} {problem}", terminal.paint(Style::Caution, "!")))?;
     }
+    for note in notes(status) {
+        say(format!(
+            "\n  {} {}",
+            terminal.paint(Style::Dim, "-"),
+            terminal.paint(Style::Dim, note.sentence())
+        ))?;
+    }
     Ok(())
+}
+
+/// What is worth knowing and no warning; those stand among the health texts.
+pub(super) fn notes(status: &Status) -> impl Iterator<Item = &Problem> {
+    status.notices.iter().filter(|notice| notice.known_slug().map(Slug::severity) == Some(Severity::Note))
 }
 
 fn table(context: &Context, status: &Status, nodes: &[&PeerStatus]) -> Outcome {

@@ -116,14 +116,7 @@ pub fn delay(duration: Duration) -> String {
 
 /// An age: `now`, `4 s`, `3 min`, `5 h`, `3 days`.
 pub fn age(duration: Duration) -> String {
-    match duration.as_secs() {
-        0 => "now".to_owned(),
-        seconds @ 1..60 => format!("{seconds} s"),
-        seconds @ 60..3600 => format!("{} min", seconds / 60),
-        seconds @ 3600..86_400 => format!("{} h", seconds / 3600),
-        86_400..172_800 => "1 day".to_owned(),
-        seconds => format!("{} days", seconds / 86_400),
-    }
+    if duration.as_secs() == 0 { "now".to_owned() } else { sw_types::problem::span(duration) }
 }
 
 /// Parses a duration in Go's form: `5s`, `1m30s`, `500ms`, `0`.

@@ -298,6 +298,7 @@ impl Plan {
         if context.terminal.is_pretty {
             context.done(format!("{name} is up in {network}, {address}."))?;
         }
+        context.tell_notices(&status);
         Ok(())
     }
 }

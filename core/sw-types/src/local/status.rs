@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::Problem;
 use super::profile::UserProfile;
 use super::{is_false, null_is_default};
 use crate::{NodeId, NodeKey, UnixTime, UserId};
@@ -39,6 +40,9 @@ pub struct Status {
     pub peer: Option<BTreeMap<NodeKey, PeerStatus>>,
     pub user: Option<BTreeMap<UserId, UserProfile>>,
     pub client_version: Option<Value>,
+    /// Ours: what is worth knowing, with its slugs; the warnings among them stand in `Health` too.
+    #[serde(rename = "SamewireNotices", skip_serializing_if = "Vec::is_empty")]
+    pub notices: Vec<Problem>,
 }
 
 /// The network this node is in.

@@ -3,8 +3,10 @@
 use http::{Response, StatusCode};
 use serde::Serialize;
 use sw_net::front::Body;
+use sw_types::local::Problem;
 
 use super::{Answer, Ask, ok};
+use crate::findings::{Finding, findings};
 use crate::public::typed;
 use crate::server::Shared;
 
@@ -12,13 +14,6 @@ use crate::server::Shared;
 struct Health {
     status: &'static str,
     problems: Vec<Finding>,
-}
-
-#[derive(Debug, Serialize)]
-struct Finding {
-    slug: &'static str,
-    what: String,
-    fix: String,
 }
 
 pub(crate) async fn handle(ask: &Ask<'_>) -> Answer {
@@ -33,28 +28,20 @@ pub(crate) async fn health_response(shared: &Shared) -> Response<Body> {
 }
 
 async fn look(shared: &Shared) -> Health {
-    let relays =
-        shared.control.read(|tailnet| tailnet.derp_map().regions.as_ref().map_or(0, |r| r.len())).await;
-    let mut problems = Vec::new();
-    let status = match relays {
-        Ok(0) => {
-            problems.push(Finding {
-                slug: "no-relay",
-                what: "the network has no relay, so machines behind strict firewalls do not reach each other"
-                    .to_owned(),
-                fix: "start the server without --no-relay, or with --derp-map FILE".to_owned(),
-            });
-            "warn"
+    let (join, now) = (shared.join.get().cloned(), crate::clock::now().wall);
+    match shared.control.read(move |tailnet| findings(tailnet, join.as_deref(), now)).await {
+        Ok(problems) => {
+            let status = if problems.is_empty() { "pass" } else { "warn" };
+            Health { status, problems }
         }
-        Ok(_) => "pass",
         Err(failure) => {
-            problems.push(Finding {
-                slug: "not-running",
+            let problem = Problem {
+                slug: "not-running".to_owned(),
                 what: failure.to_string(),
+                why: String::new(),
                 fix: "look at the server's log".to_owned(),
-            });
-            "fail"
+            };
+            Health { status: "fail", problems: vec![Finding { machine: None, problem }] }
         }
-    };
-    Health { status, problems }
+    }
 }

@@ -133,7 +133,8 @@ async fn read_map(
     reports: &mpsc::Sender<Report>,
 ) -> Result<(), ControlError> {
     let mut stream = client.open_map(request).await?;
-    send(reports, Report::MapOpened { takes_paths: stream.takes_paths }).await;
+    let opened = Report::MapOpened { takes_paths: stream.takes_paths, server: stream.server.take() };
+    send(reports, opened).await;
     while let Some(message) = stream.next().await? {
         if reports.send(Report::MapMessage { id, message: Box::new(message) }).await.is_err() {
             break;

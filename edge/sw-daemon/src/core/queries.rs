@@ -20,8 +20,6 @@ use crate::config::TunMode;
 pub(super) const ACTIVE_FOR: Duration = Duration::from_secs(45);
 /// Limit of a latency measurement over HTTP.
 const RELAY_HTTP_MAX: Duration = Duration::from_secs(3);
-/// How far ahead the end of the own key is told.
-const EXPIRY_NOTICE: Duration = Duration::from_secs(14 * 86_400);
 
 /// This node may send and take files.
 pub(crate) const CAP_FILES: &str = "https://tailscale.com/cap/file-sharing";
@@ -48,6 +46,7 @@ impl Core {
             version: crate::VERSION_LONG.to_owned(),
             has_tun: matches!(self.config.tun, TunMode::Interface(_)),
             health: self.health(),
+            notices: self.notices(),
             with_peers,
         };
         status(&self.node, context, |key| self.peer_runtime(key), self.now().wall)
@@ -130,15 +129,7 @@ impl Core {
         }
         let now = self.now().wall;
         health.extend(clock_problem(netmap.clock_offset_nanos, now));
-        if let Some(expiry) = netmap.self_node.key_expiry.filter(|expiry| *expiry > now) {
-            let left = expiry.saturating_since(now);
-            if left < EXPIRY_NOTICE {
-                health.push(format!(
-                    "This machine's key expires in {} days. To renew it: samewire login",
-                    left.as_secs() / 86_400
-                ));
-            }
-        }
+        health.extend(self.warnings());
         health.extend(netmap.health.iter().cloned());
         health.extend(
             netmap.display_messages.values().map(|message| format!("{}: {}", message.title, message.text)),

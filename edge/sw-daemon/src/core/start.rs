@@ -127,6 +127,8 @@ pub(crate) async fn start(
         reports,
         relay_map: RelayMap::default(),
         interfaces: Interfaces::default(),
+        other_client: None,
+        server_is: None,
         applied: sw_os::Applied::default(),
         activity: BTreeMap::new(),
         gate: None,

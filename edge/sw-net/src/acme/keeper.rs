@@ -50,6 +50,9 @@ pub struct Keeper {
 }
 
 impl Keeper {
+    /// How long after the first failure it asks again; later waits double.
+    pub const FIRST_RETRY: Duration = RETRY_MIN;
+
     /// A keeper with its file in `state`; nothing is asked of anybody yet. `key_pem` is a PKCS #8 key to certify; without
     /// one the keeper makes its own.
     #[must_use]

@@ -4,15 +4,19 @@ use super::shell;
 use crate::guard::Visitor;
 use crate::site::{Ask, Site};
 use crate::words;
+use std::sync::Arc;
 use std::time::Duration;
-use sw_control::clock;
+use sw_control::{Finding, clock, findings};
 use sw_tailnet::Tailnet;
 use sw_types::UnixTime;
+use sw_types::problem::Slug;
 use sw_web::Page;
 use sw_web::health::{Button, HealthView, Problem, Watched, page as render};
 
-/// A key that ends within this needs somebody.
-const WARN: Duration = Duration::from_secs(3 * 86_400);
+/// More at once helps nobody.
+const PROBLEMS_MAX: usize = 20;
+/// Ends of keys within this are counted.
+const SOON: Duration = Duration::from_secs(14 * 86_400);
 
 pub(super) async fn page(site: &Site, ask: &Ask, visitor: &Visitor) -> Option<String> {
     let view = view(site).await?;
@@ -22,16 +26,17 @@ pub(super) async fn page(site: &Site, ask: &Ask, visitor: &Visitor) -> Option<St
 /// How many things need somebody.
 pub(super) async fn problems(site: &Site) -> usize {
     let now = clock::now().wall;
-    site.control.read(move |tailnet| problems_of(tailnet, now).len()).await.unwrap_or(0)
+    let join = Arc::clone(&site.config.join);
+    site.control.read(move |tailnet| findings(tailnet, Some(&join), now).len()).await.unwrap_or(0)
 }
 
 async fn view(site: &Site) -> Option<HealthView> {
     let now = clock::now().wall;
     let is_https = site.config.is_https();
     let outside = site.config.join.is_reachable_outside;
-    let (mut problems, watched) =
-        site.control.read(move |tailnet| (problems_of(tailnet, now), watched(tailnet, now))).await.ok()?;
-    let mut watched = watched;
+    let join = Arc::clone(&site.config.join);
+    let look = move |tailnet: &Tailnet| (findings(tailnet, Some(&join), now), watched(tailnet, now));
+    let (found, mut watched) = site.control.read(look).await.ok()?;
     watched.push(Watched {
         what: "Reachable from outside".into(),
         state: if outside { "yes, as the join line says".into() } else { "only in this LAN".into() },
@@ -42,64 +47,41 @@ async fn view(site: &Site) -> Option<HealthView> {
         state: if is_https { "https".into() } else { "plain http, this LAN only".into() },
         is_well: true,
     });
-    problems.truncate(20);
+    let problems = found.into_iter().take(PROBLEMS_MAX).map(problem_of).collect();
     Some(HealthView { problems, watched, checked: "now".into() })
 }
 
-fn problems_of(tailnet: &Tailnet, now: UnixTime) -> Vec<Problem> {
-    let mut out = Vec::new();
-    for node in tailnet.state().nodes() {
-        let Some(expiry) = node.expiry else { continue };
-        let extend = Button {
+fn problem_of(finding: Finding) -> Problem {
+    let Finding { machine, problem } = finding;
+    let slug = problem.known_slug();
+    let button = machine.as_ref().map(|label| match slug {
+        Some(Slug::KeyExpired | Slug::KeyExpiresSoon) => Button {
             label: "Extend for 180 days".into(),
-            to: format!("/machines/{}/extend", node.label),
+            to: format!("/machines/{label}/extend"),
             post: true,
-        };
-        if expiry <= now {
-            out.push(Problem {
-                what: format!("The key of {} has expired.", node.label),
-                why: "The others no longer accept it. Sign in again there, or extend it here.".into(),
-                button: Some(extend),
-            });
-        } else if expiry.saturating_since(now) <= WARN {
-            out.push(Problem {
-                what: format!("The key of {} expires {}.", node.label, words::until(expiry, now)),
-                why:
-                    "After that the others would no longer accept it. Nothing is interrupted by extending it."
-                        .into(),
-                button: Some(extend),
-            });
+        },
+        Some(_) | None => {
+            Button { label: "Open machine".into(), to: format!("/machines/{label}"), post: false }
         }
-    }
-    for node in tailnet.state().nodes().filter(|node| !node.approved) {
-        out.push(Problem {
-            what: format!("{} waits for approval.", node.label),
-            why: "It is in the books, but sees nobody until you let it in.".into(),
-            button: Some(Button {
-                label: "Look".into(),
-                to: format!("/machines/{}", node.label),
-                post: false,
-            }),
-        });
-    }
-    let blocked = tailnet.state().nodes().filter(|node| {
-        let info = tailnet.facts(node.id).and_then(|facts| facts.host.net_info.as_ref());
-        tailnet.presence(node.id).is_online() && info.and_then(|info| info.working_udp) == Some(false)
     });
-    for node in blocked {
-        out.push(Problem {
-            what: format!("{} reaches everybody only by relay.", node.label),
-            why: "Its network drops all outgoing UDP. If it let UDP out, its paths would be direct. The relay works until then.".into(),
-            button: Some(Button { label: "Open machine".into(), to: format!("/machines/{}", node.label), post: false }),
-        });
+    let is_acted_on = button.as_ref().is_some_and(|button| button.post);
+    let mut texts = vec![problem.why, if is_acted_on { String::new() } else { problem.fix }];
+    texts.retain(|text| !text.is_empty());
+    Problem {
+        machine,
+        what: words::sentence(&problem.what),
+        why: texts.iter().map(|text| words::sentence(text)).collect::<Vec<_>>().join(" "),
+        help: slug.map(|slug| format!("samewire help {}", slug.name())),
+        button,
     }
-    out
 }
 
 fn watched(tailnet: &Tailnet, now: UnixTime) -> Vec<Watched> {
     let well = |what: &str, state: String| Watched { what: what.into(), state, is_well: true };
     let online = tailnet.state().nodes().filter(|n| tailnet.presence(n.id).is_online()).count();
     let expired = tailnet.state().nodes().filter(|n| n.is_expired(now)).count();
+    let ends = |at: UnixTime| at > now && at.saturating_since(now) < SOON;
+    let ending = tailnet.state().nodes().filter(|node| node.expiry.is_some_and(ends)).count();
     let relays = tailnet.derp_map().regions.as_ref().map_or(0, std::collections::BTreeMap::len);
     let policy = tailnet
         .state()
@@ -109,7 +91,7 @@ fn watched(tailnet: &Tailnet, now: UnixTime) -> Vec<Watched> {
         well("Machines", format!("{online} of {} online", tailnet.state().node_count())),
         Watched {
             what: "Keys of machines".into(),
-            state: format!("{expired} expired"),
+            state: format!("{expired} expired, {ending} end within 14 days"),
             is_well: expired == 0,
         },
         Watched { what: "Relays".into(), state: format!("{relays} in the map"), is_well: relays > 0 },
