@@ -35,7 +35,7 @@ const GROUPS: [(&str, &[&str]); 7] = [
     ),
     ("When something does not work", &["explain", "check", "netcheck", "dns", "bugreport", "help"]),
     ("Who may do what", &["login", "logout", "switch", "policy"]),
-    ("Keep, move, end", &["backup", "restore", "move", "leave", "uninstall"]),
+    ("Keep, move, end", &["update", "backup", "restore", "move", "leave", "uninstall"]),
     ("Parts on their own", &["daemon", "control", "relay", "wireguard"]),
     ("For builders", &["lab", "metrics", "debug", "completion", "version"]),
 ];
@@ -84,7 +84,7 @@ pub(crate) fn man(args: &ManArgs, command: Command) -> ExitCode {
 }
 
 /// Verbs of the official client that are not here, and what takes their place.
-const ELSEWHERE: [(&str, &str, &str); 14] = [
+const ELSEWHERE: [(&str, &str, &str); 13] = [
     (
         "funnel",
         "publishing to the Internet is not in this version",
@@ -119,11 +119,6 @@ const ELSEWHERE: [(&str, &str, &str); 14] = [
         "give a machine a tag: samewire up --advertise-tags=tag:NAME",
     ),
     ("web", "the page is the network's", "samewire admin"),
-    (
-        "update",
-        "this version does not update itself",
-        "install the new program over the old one, then: sudo samewire up",
-    ),
     (
         "licenses",
         "the licences are with the source",

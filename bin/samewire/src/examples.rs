@@ -30,6 +30,14 @@ const EXAMPLES: &[(&str, &[Example])] = &[
         ],
     ),
     (
+        "update",
+        &[
+            ("sudo samewire update", "the version that the network's server runs"),
+            ("sudo samewire update --file ./samewire", "on the server itself: a program that you fetched"),
+            ("sudo samewire update --undo", "back to the one before"),
+        ],
+    ),
+    (
         "invite",
         &[
             ("samewire invite", "ten machines, one hour: lines for all kinds of them"),

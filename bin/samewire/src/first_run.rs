@@ -15,3 +15,4 @@ pub mod reach;
 pub mod screen;
 pub mod script;
 pub mod up;
+pub mod update;

@@ -40,6 +40,8 @@ enum Command {
     Restore(first_run::keep::RestoreArgs),
     /// Say how the network moves to another server
     Move(first_run::keep::MoveArgs),
+    /// Run the version that the network's server runs
+    Update(first_run::update::UpdateArgs),
     /// Run the node on this machine
     Daemon(sw_daemon::DaemonArgs),
     /// The control server of a network, and its administration
@@ -118,6 +120,7 @@ fn main() -> ExitCode {
         Command::Backup(args) => first_run::keep::backup(&args, &cli.globals),
         Command::Restore(args) => first_run::keep::restore(&args, &cli.globals),
         Command::Move(args) => first_run::keep::show_move(&args, &cli.globals),
+        Command::Update(args) => first_run::update::update(&args, &cli.globals),
         Command::Daemon(args) => samewire::machine::run(&args, cli.globals.socket, || {}),
         Command::Control(args) => control::run(args),
         Command::Lab(args) => sw_lab::run(args),

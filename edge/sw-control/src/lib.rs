@@ -23,6 +23,7 @@ mod join;
 mod machine;
 mod map_stream;
 mod metrics;
+mod program;
 mod public;
 mod serve;
 mod server;

@@ -16,6 +16,7 @@ use crate::c2n;
 use crate::inner::{
     Peer, Refused, check_version, given_up, read_body, read_json, send, send_json, send_text,
 };
+use crate::program;
 use crate::server::Shared;
 use crate::ts2021::query_value;
 
@@ -90,9 +91,9 @@ fn not_offered(path: &str) -> &'static str {
     }
 }
 
-/// What people do from their machine: an invite, a link to the page, leaving; and what our daemon tells of its paths.
-/// The machine is known by its keys: the
-/// node key stands in the header `ts-lb`, and belongs to the machine key that Noise proved.
+/// What people do from their machine: an invite, a link to the page, leaving, the server's program; and what our daemon
+/// tells of its paths. The machine is known by its keys: the node key stands in the header `ts-lb`, and belongs to the
+/// machine key that Noise proved.
 async fn own(
     shared: &Shared,
     peer: &Peer,
@@ -119,6 +120,9 @@ async fn own(
     if path == "leave" {
         shared.control.execute("the machine itself", sw_tailnet::Command::DeleteNode(node)).await?;
         return Ok(send(respond, StatusCode::OK, "application/json", Bytes::from_static(b"{}"))?);
+    }
+    if path == "program" {
+        return program::send(&shared.downloads, &body, respond).await;
     }
     if path == "explain" {
         let question: Explain = serde_json::from_slice(&body)

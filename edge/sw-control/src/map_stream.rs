@@ -227,7 +227,7 @@ fn write_at_once(stream: &mut SendStream<Bytes>, piece: Bytes) -> Result<Option<
 }
 
 /// Writes within the client's windows: what it does not take stays here, in one shared buffer.
-async fn write(stream: &mut SendStream<Bytes>, mut piece: Bytes) -> Result<(), Refused> {
+pub(crate) async fn write(stream: &mut SendStream<Bytes>, mut piece: Bytes) -> Result<(), Refused> {
     while !piece.is_empty() {
         stream.reserve_capacity(piece.len().min(64 * 1024));
         let capacity = poll_fn(|cx| stream.poll_capacity(cx)).await.ok_or(Refused::Gone)??;

@@ -16,6 +16,7 @@ use crate::clock;
 use crate::control::{Control, StartError};
 use crate::join::JoinFacts;
 use crate::metrics::Metrics;
+use crate::program::Downloads;
 use crate::public::PublicRouter;
 use crate::throttle::Throttle;
 
@@ -76,6 +77,7 @@ pub(crate) struct Shared {
     pub questions: Questions,
     pub front: OnceLock<Arc<FrontStats>>,
     pub join: OnceLock<Arc<JoinFacts>>,
+    pub downloads: Downloads,
 }
 
 /// A running control server, without its listeners: hand [`Self::router`] to a front.
@@ -120,6 +122,7 @@ impl Server {
             questions: Questions::default(),
             front: OnceLock::new(),
             join: OnceLock::new(),
+            downloads: Downloads::default(),
         };
         Ok(Self { shared: Arc::new(shared), driver })
     }

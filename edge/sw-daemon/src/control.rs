@@ -17,6 +17,7 @@ use sw_types::local::Problem;
 use sw_types::problem::Slug;
 use sw_types::{ControlKey, NodeKey};
 use thiserror::Error;
+use tokio::io::AsyncWriteExt as _;
 
 use self::map_stream::Frames;
 pub(crate) use self::map_stream::decompress;
@@ -26,6 +27,8 @@ use crate::errors::chain;
 
 /// Text of an error answer that is kept.
 const ERROR_TEXT_MAX: usize = 200;
+/// Longest program that is taken from a server.
+const DOWNLOAD_MAX: u64 = 1 << 30;
 
 /// Why a request to the server brought nothing.
 #[derive(Debug, Error)]
@@ -143,6 +146,34 @@ impl ControlClient {
         let (response, stream) = self.send(request, Bytes::from(body)).await?;
         let answer = read_all(stream, BODY_MAX).await?;
         if response.status.is_success() { Ok(answer) } else { Err(response.into_error(&answer)) }
+    }
+}
+
+impl ControlClient {
+    /// One request whose answer goes into `file`.
+    pub(crate) async fn download(
+        &self,
+        path: &str,
+        body: Vec<u8>,
+        keys: &[NodeKey],
+        file: &mut tokio::fs::File,
+    ) -> Result<(), ControlError> {
+        let request = build(self.authority(), Method::POST, path, keys)?;
+        let (response, mut stream) = self.send(request, Bytes::from(body)).await?;
+        if !response.status.is_success() {
+            let answer = read_all(stream, BODY_MAX).await?;
+            return Err(response.into_error(&answer));
+        }
+        let mut left = DOWNLOAD_MAX;
+        while let Some(chunk) = stream.data().await {
+            let chunk = chunk.map_err(|error| ControlError::Broken(chain(&error)))?;
+            let _closed_meanwhile = stream.flow_control().release_capacity(chunk.len());
+            left = left
+                .checked_sub(chunk.len() as u64)
+                .ok_or_else(|| ControlError::Answer(format!("longer than {DOWNLOAD_MAX} bytes")))?;
+            file.write_all(&chunk).await.map_err(|error| ControlError::Answer(error.to_string()))?;
+        }
+        Ok(())
     }
 }
 

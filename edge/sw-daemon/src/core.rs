@@ -17,6 +17,7 @@ mod queries;
 mod quiet;
 mod remember;
 mod start;
+pub(crate) mod updating;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

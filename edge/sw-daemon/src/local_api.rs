@@ -235,7 +235,7 @@ fn finish(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
 
 impl Caller {
     /// Root, or the user that the daemon itself runs as.
-    fn is_daemons_own(self) -> bool {
+    pub(crate) fn is_daemons_own(self) -> bool {
         self.is_root || self.uid == rustix::process::geteuid().as_raw()
     }
 

@@ -34,6 +34,8 @@ pub struct Paths {
     pub state: PathBuf,
     pub socket: PathBuf,
     pub is_root: bool,
+    /// This program, looked up before anything could take its place.
+    pub program: Option<PathBuf>,
 }
 
 impl Paths {
@@ -47,6 +49,7 @@ impl Paths {
             state: node.parent().unwrap_or(Path::new("/")).to_owned(),
             socket: socket.map_or_else(default, ToOwned::to_owned),
             is_root,
+            program: std::env::current_exe().ok(),
         }
     }
 
@@ -83,7 +86,7 @@ pub fn manner(paths: &Paths) -> Service {
 pub fn start(paths: &Paths, is_quiet: bool) -> Result<Service, Problem> {
     let manner = manner(paths);
     match manner {
-        Service::Systemd => start_service()?,
+        Service::Systemd => start_service(paths)?,
         Service::NoRoot | Service::NoManager | Service::Foreground => {
             start_in_background(paths, is_quiet)?;
         }
@@ -110,13 +113,14 @@ pub fn keep_tun(paths: &Paths, name: Option<&str>) -> Result<(), Problem> {
     })
 }
 
-fn executable() -> Result<PathBuf, Problem> {
-    std::env::current_exe()
-        .map_err(|error| Problem::other("the program does not know its own place.", error.to_string(), ""))
+fn program(paths: &Paths) -> Result<&Path, Problem> {
+    let unknown =
+        || Problem::other("the program does not know its own place.", "", "start it by its full path");
+    paths.program.as_deref().ok_or_else(unknown)
 }
 
-fn start_service() -> Result<(), Problem> {
-    let unit = sw_os::service::systemd_unit(&executable()?.display().to_string());
+fn start_service(paths: &Paths) -> Result<(), Problem> {
+    let unit = sw_os::service::systemd_unit(&program(paths)?.display().to_string());
     fs::write(UNIT_FILE, unit).map_err(|error| {
         Problem::other("the service could not be set up.", format!("{UNIT_FILE}: {error}"), "")
     })?;
@@ -156,7 +160,7 @@ fn start_in_background(paths: &Paths, is_quiet: bool) -> Result<(), Problem> {
         .and_then(|address| UnixDatagram::bind_addr(&address))
         .map_err(|error| failed(error.to_string()))?;
     let to_log = || log.try_clone().map(Stdio::from).map_err(|error| failed(error.to_string()));
-    let mut daemon = Command::new(executable()?)
+    let mut daemon = Command::new(program(paths)?)
         .arg("daemon")
         .arg("--background")
         .arg("--socket")

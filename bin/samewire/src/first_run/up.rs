@@ -39,6 +39,8 @@ struct Run<'a> {
     context: Context,
     paths: Paths,
     begun: Instant,
+    /// No socket of its own was named.
+    is_usual: bool,
     /// In the foreground the daemon answers Ctrl-C itself.
     interrupt: Option<Interrupt>,
 }
@@ -51,9 +53,11 @@ pub fn run(args: &UpArgs, globals: &Globals) -> Option<ExitCode> {
         context: Context::new(globals, false),
         paths: Paths::detect(globals.socket.as_deref()),
         begun: Instant::now(),
+        is_usual: globals.socket.is_none(),
         interrupt: (!args.first.foreground).then(Interrupt::watch),
     };
     let decided = args.check().and_then(|()| {
+        run.start_new_program()?;
         if !args.names_server() {
             return run.decide();
         }
@@ -76,6 +80,19 @@ pub fn run(args: &UpArgs, globals: &Globals) -> Option<ExitCode> {
 }
 
 impl Run<'_> {
+    /// A daemon of another version than this program's ends, and this one's takes its place.
+    fn start_new_program(&self) -> Result<(), Problem> {
+        let status = self.context.client.get::<Status>("/localapi/v0/status?peers=false");
+        let is_other = status.is_ok_and(|status| status.version != sw_daemon::VERSION_LONG);
+        if !is_other || !self.is_usual || self.args.first.dry_run {
+            return Ok(());
+        }
+        self.cross(STARTED, || {
+            background::stop(&self.paths)?;
+            start(&self.paths, self.is_quiet()).map(drop)
+        })
+    }
+
     fn decide(&self) -> Result<Option<ExitCode>, Problem> {
         let status: Option<Status> = self.context.client.get("/localapi/v0/status?peers=false").ok();
         let plan = NetworkPlan::read(&self.paths.control())?;
@@ -229,7 +246,7 @@ impl Run<'_> {
         let client = self.context.clone();
         crate::machine::run(&args, Some(self.paths.socket.clone()), move || {
             std::thread::spawn(move || {
-                let run = Run { args: &up, context: client, paths, begun, interrupt: None };
+                let run = Run { args: &up, context: client, paths, begun, is_usual: true, interrupt: None };
                 if let Err(problem) = run.finish_and_show(Service::Foreground) {
                     let _code = finish(Err(problem.into()), &run.context, up.json);
                 }

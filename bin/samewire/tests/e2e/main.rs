@@ -21,4 +21,5 @@ mod ssh;
 mod tsnet;
 mod tunnels;
 mod typed;
+mod updating;
 mod userspace;

@@ -76,6 +76,7 @@ const ANSWERS: &[&str] = &[
 
 /// The same as JSON: words, and whether they must work.
 const JSON: &[&str] = &[
+    "update --json",
     "status --json",
     "whoami --json",
     "whois --json alder",

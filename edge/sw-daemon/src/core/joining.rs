@@ -107,7 +107,7 @@ pub(crate) async fn leave(core: &CoreHandle) -> Result<Option<Problem>, Stopped>
     Ok(told.err())
 }
 
-fn problem(error: &ControlError, host: &str) -> Problem {
+pub(super) fn problem(error: &ControlError, host: &str) -> Problem {
     let other = || Problem::other(format!("the server {host} did not answer."), error.to_string(), "");
     match error {
         ControlError::Status { status: 403 | 404 | 501, text, .. } => Problem::other(
@@ -138,7 +138,7 @@ impl Core {
         Problem { why: place.unwrap_or_default(), ..problem }
     }
 
-    fn client_in_use(&self) -> Option<(Arc<ControlClient>, NodeKey)> {
+    pub(super) fn client_in_use(&self) -> Option<(Arc<ControlClient>, NodeKey)> {
         self.control.client().cloned().zip(self.node.key())
     }
 

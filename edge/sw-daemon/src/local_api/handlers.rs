@@ -12,6 +12,7 @@ use sw_types::{NodeId, UserId};
 
 use super::{Caller, ResponseBody, capture, json as json_response, text, watch};
 use crate::core::joining::{self, JoinRequest};
+use crate::core::updating;
 use crate::core::{Core, CoreHandle, Stopped};
 use crate::ping::PingKind;
 
@@ -203,6 +204,7 @@ async fn run(
             json_response(&json!({ "Warning": "" }))
         }
         (_, "check-so-mark-in-use") => json_response(&json!({ "UseSOMark": true })),
+        (&Method::POST, "update/fetch") if caller.is_daemons_own() => told(updating::fetch(core).await?),
         (&Method::GET, "update/check") => json_response(&json!({ "RunningLatest": true })),
         (&Method::GET, "tka/status") => json_response(&json!({ "Enabled": false, "Head": null })),
         (&Method::POST, "debug") => debug(core, &value("action")).await?,
