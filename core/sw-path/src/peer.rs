@@ -332,7 +332,8 @@ impl Peer {
         let is_first = heard_before.is_none_or(|at| at + TRUST <= ctx.now);
         let quiet =
             is_first || candidate.last_sent.is_none_or(|at| at + Duration::from_millis(100) <= ctx.now);
-        let unproven = candidate.last_pong.is_none_or(|at| at + TRUST <= ctx.now);
+        let proof_lasts = if candidate.probation.is_some() { HEARTBEAT_BUSY } else { TRUST };
+        let unproven = candidate.last_pong.is_none_or(|at| at + proof_lasts <= ctx.now);
         if !settled && quiet && unproven {
             self.ping(To::Leg(leg), ctx);
         }

@@ -62,6 +62,8 @@ pub(crate) const MISSED_LOST: u8 = 7;
 pub(crate) const GIVE_UP: Duration = Duration::from_secs(3);
 /// Delay above the relay's that is no reason to leave a path.
 pub(crate) const SLOW_SLACK: Duration = Duration::from_millis(50);
+/// A ping by relay without answer for this long: nothing can be expected of the relay.
+pub(crate) const RELAY_SILENT: Duration = Duration::from_secs(1);
 /// Lost pings of the last eight that make a path worse than a relay.
 pub(crate) const LOSSY_OF_8: u32 = 3;
 /// Consecutive pongs that bring a lossy path back; doubles with each relapse.

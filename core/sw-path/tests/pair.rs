@@ -48,6 +48,7 @@ struct World {
     opened: BTreeSet<usize>,
     /// Node 1 is at its relay from then on.
     at_relay_from: Instant,
+    is_relay_dead: bool,
     sent: u32,
     stun: SocketAddr,
 }
@@ -92,6 +93,7 @@ impl World {
             have_nats: false,
             opened: BTreeSet::new(),
             at_relay_from: Instant::ZERO,
+            is_relay_dead: false,
             sent: 0,
             stun,
         };
@@ -159,7 +161,7 @@ impl World {
                 let peer = self.nodes.iter().position(|node| node.key == *to).unwrap();
                 let source = Source::Relay { region: *region, from: key };
                 let at = self.now.mono + RELAY_ONE_WAY;
-                if peer == 1 && self.now.mono < self.at_relay_from {
+                if self.is_relay_dead || (peer == 1 && self.now.mono < self.at_relay_from) {
                     return;
                 }
                 self.flights.push_back(Flight { at, to: peer, source, bytes: datagram.clone() });
@@ -284,6 +286,25 @@ fn a_lossy_path_is_left_for_the_relay_and_taken_again() {
     assert!(report.candidates.iter().any(|c| matches!(c.verdict, Verdict::Lossy { .. } | Verdict::Lost)));
     world.lose_every = None;
     world.until(Duration::from_secs(10), &[0, 1], is_direct);
+}
+
+#[test]
+fn a_lossy_path_is_taken_when_the_relay_is_dead() {
+    let mut world = World::new();
+    world.until(Duration::from_secs(3), &[0, 1], is_direct);
+    world.run(Duration::from_secs(20), &[0, 1]);
+    world.lose_every = Some(3);
+    world.until(Duration::from_secs(6), &[0, 1], |route| route.udp.is_none());
+    world.is_relay_dead = true;
+    let took = world.until(Duration::from_secs(5), &[0, 1], |route| route.udp.is_some());
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    for _ in 0..300 {
+        world.run(Duration::from_millis(100), &[0, 1]);
+        assert!(
+            world.nodes[0].route.udp.is_some(),
+            "two thirds arrive by this path, and nothing by the other"
+        );
+    }
 }
 
 #[test]

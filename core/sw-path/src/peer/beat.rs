@@ -191,13 +191,27 @@ impl Peer {
         self.ping(To::Leg(leg), ctx);
     }
 
-    fn measure_relay(&mut self, ctx: &mut Ctx<'_>) {
+    pub(super) fn measure_relay(&mut self, ctx: &mut Ctx<'_>) {
         let fresh = self.relay_rtt.is_some_and(|(_, at)| at + HEARTBEAT_BUSY > ctx.now);
+        let asked = self.relay_pings().any(|sent| sent + HEARTBEAT_BUSY > ctx.now);
         if let Some(region) = self.relay_region()
             && !fresh
+            && !asked
         {
             self.ping(To::Relay(region), ctx);
         }
+    }
+
+    /// When the pings by relay that nothing answered yet were sent.
+    fn relay_pings(&self) -> impl Iterator<Item = Instant> {
+        self.in_flight.iter().filter(|ping| matches!(ping.to, To::Relay(_))).map(|ping| ping.sent)
+    }
+
+    /// Whether the relay was asked long enough ago and has brought no answer since.
+    pub(super) fn is_relay_silent(&self, now: Instant) -> bool {
+        let is_silent_since =
+            |sent: Instant| sent + RELAY_SILENT <= now && self.relay_rtt.is_none_or(|(_, at)| at < sent);
+        self.relay_pings().any(is_silent_since)
     }
 
     /// Starts a run of pings to all candidates.

@@ -60,9 +60,16 @@ impl Peer {
 
     /// The candidate `leg` answered.
     pub(super) fn after_pong(&mut self, leg: Leg, ctx: &mut Ctx<'_>) {
+        let is_only_way = self.choice == Choice::Relayed && self.is_relay_silent(ctx.now);
         let Some(candidate) = self.candidate_mut(leg) else { return };
         if candidate.probation.is_some() {
-            return;
+            if !is_only_way {
+                // It was left because the relay does better: that must stay true.
+                self.measure_relay(ctx);
+                return;
+            }
+            // A path that loses some is better than a relay that loses all.
+            candidate.probation = None;
         }
         if std::mem::take(&mut candidate.must_confirm) {
             // One pong after a long silence may be luck.
@@ -153,7 +160,7 @@ impl Peer {
     /// Leaves a path that loses or delays much more than the relay does.
     fn judge(&mut self, leg: Leg, ctx: &mut Ctx<'_>) {
         let Some((relay_rtt, at)) = self.relay_rtt else { return };
-        if at + HEARTBEAT < ctx.now || !self.is_busy(ctx.now) {
+        if at + HEARTBEAT < ctx.now || self.is_relay_silent(ctx.now) || !self.is_busy(ctx.now) {
             return;
         }
         let Some(candidate) = self.candidate_mut(leg) else { return };
