@@ -176,14 +176,12 @@ fn roles(
     })
 }
 
-#[expect(clippy::print_stdout, reason = "the answer of the command")]
 fn print(text: &str) {
-    println!("{text}");
+    let _reader_gone = sw_cli::local::say(text);
 }
 
-#[expect(clippy::print_stderr, reason = "the error of the command")]
 fn print_error(text: &str) {
-    eprintln!("{text}");
+    sw_cli::local::warn(text);
 }
 
 /// What, why, fix (ux.md §1).

@@ -85,10 +85,8 @@ pub fn run(args: &DaemonArgs, socket: Option<PathBuf>, when_ready: impl FnOnce()
 
 /// Tells whoever started the daemon, and the log.
 fn report(problem: &Problem) -> ExitCode {
-    use std::io::Write as _;
     let told = serde_json::to_string(problem).unwrap_or_default();
     let _no_service_manager = sw_os::service::notify(&format!("{PROBLEM_NOTICE}{told}"));
-    // Nobody is left to tell when standard error is closed.
-    let _closed = std::io::stderr().lock().write_all(problem.render().as_bytes());
+    sw_cli::local::warn(problem.render().trim_end());
     ExitCode::from(problem.exit_code())
 }

@@ -70,7 +70,18 @@ fn parse(arguments: Vec<std::ffi::OsString>, called_as: CalledAs) -> Result<Cli,
         Ok(cli) => return Ok(cli),
         Err(error) => error,
     };
-    let Some(problem) = command::problem_of(&error, &words, &definition) else { error.exit() };
+    local::begin(&local::Globals::default(), called_as == CalledAs::Tailscale);
+    let Some(problem) = command::problem_of(&error, &words, &definition) else {
+        // The help, or the version.
+        let has_color = local::Context::new(&local::Globals::default(), false).terminal.has_color;
+        let text = if has_color { error.render().ansi().to_string() } else { error.render().to_string() };
+        if error.use_stderr() {
+            local::warn(text.trim_end());
+            return Err(ExitCode::from(2));
+        }
+        let shown = local::say(text.trim_end());
+        return Err(if shown.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(141) });
+    };
     if called_as == CalledAs::Tailscale {
         let unknown = error.get(clap::error::ContextKind::InvalidSubcommand);
         let text = unknown.map(|word| format!("tailscale: unknown subcommand: {word}"));
@@ -95,6 +106,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return code,
     };
+    local::begin(&cli.globals, called_as == CalledAs::Tailscale);
     match cli.command {
         Command::Local(mut verb) => {
             if let local::Verb::Check(args) = &mut verb {

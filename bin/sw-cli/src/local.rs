@@ -7,6 +7,7 @@ mod exit_node;
 mod explain;
 mod file;
 mod flags;
+mod fold;
 mod help;
 mod ip;
 mod netcheck;
@@ -16,15 +17,17 @@ mod profiles;
 mod serve;
 mod simple;
 mod status;
+pub mod table;
 mod terminal;
 mod up;
 mod whois;
 
 use std::ffi::OsString;
 use std::fmt::Display;
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use clap::{Args, Subcommand};
 use sw_types::local::{Problem, Status};
@@ -317,9 +320,28 @@ pub enum CalledAs {
     Tailscaled,
 }
 
-/// Prints one answer line on standard output.
+/// The width at which lines are folded: set once, when the program starts for people at a terminal.
+static COLUMNS: OnceLock<usize> = OnceLock::new();
+
+/// Says at the start of the program who reads: people get lines that fit their terminal, programs and those who called
+/// it by an official name get them whole.
+pub fn begin(globals: &Globals, is_official: bool) {
+    let terminal = Context::new(globals, is_official).terminal;
+    if !is_official && !globals.plain {
+        COLUMNS.get_or_init(|| terminal.columns);
+    }
+}
+
+/// The width of a terminal at which people read this stream; none where nothing may be folded or cut.
+pub(crate) fn columns_of(stream: &impl IsTerminal) -> Option<usize> {
+    COLUMNS.get().copied().filter(|_| stream.is_terminal())
+}
+
+/// Prints an answer on standard output, folded for people.
 pub fn say(text: impl Display) -> Outcome {
-    print_bytes(format!("{text}\n").as_bytes())
+    let text = text.to_string();
+    let shown = columns_of(&io::stdout()).map_or_else(|| text.clone(), |columns| fold::fold(&text, columns));
+    print_bytes(format!("{shown}\n").as_bytes())
 }
 
 /// Prints bytes on standard output; a reader that went away ends the command silently.
@@ -328,17 +350,19 @@ pub fn print_bytes(bytes: &[u8]) -> Outcome {
     stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|_| Failure::Exit(141))
 }
 
-/// Prints one line on standard error.
+/// Prints a message on standard error, folded for people.
 pub fn warn(text: impl Display) {
+    let text = text.to_string();
+    let shown = columns_of(&io::stderr()).map_or_else(|| text.clone(), |columns| fold::fold(&text, columns));
     // Nobody is left to tell when standard error is closed.
-    let _closed = writeln!(io::stderr().lock(), "{text}");
+    let _closed = writeln!(io::stderr().lock(), "{shown}");
 }
 
 /// Prints an object indented by two blanks.
 pub fn say_json(value: &impl serde::Serialize) -> Outcome {
     let text =
         serde_json::to_string_pretty(value).map_err(|error| Problem::other(error.to_string(), "", ""))?;
-    say(text)
+    print_bytes(format!("{text}\n").as_bytes())
 }
 
 /// A command line that was wrong: nothing was tried.

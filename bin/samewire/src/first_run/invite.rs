@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use sw_cli::local::{Context, Globals, finish, parse_duration, print_bytes, say};
+use sw_cli::local::{Context, Globals, finish, parse_duration, say};
 use sw_control::Invitation;
 use sw_daemon::Problem;
 
@@ -101,7 +101,7 @@ fn make_or_revoke(args: &InviteArgs, context: &Context, paths: &Paths) -> Result
     let look = look(context);
     let look = Look { is_terminal: look.is_terminal || args.qr, ..look };
     let shown = invite_screen(&invite, &network, whom, &until(&invite, args.expires), look);
-    drop(print_bytes(shown.as_bytes()));
+    drop(say(shown.trim_end_matches('\n')));
     Ok(())
 }
 

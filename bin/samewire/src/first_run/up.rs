@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sw_cli::admin::{ClientError, ask};
-use sw_cli::local::{Client, Context, Globals, ServerCheck, UpArgs, finish, print_bytes, say, warn};
+use sw_cli::local::{Client, Context, Globals, ServerCheck, UpArgs, finish, say, warn};
 use sw_control::Invitation;
 use sw_daemon::{DaemonArgs, Problem};
 use sw_types::local::{MaskedPrefs, Prefs, StartOptions, Status};
@@ -297,7 +297,7 @@ impl Run<'_> {
         } else {
             three_things(&run, &clock_time(&run.invite.expires), self.begun.elapsed().as_secs_f64(), look)
         };
-        drop(print_bytes(shown.as_bytes()));
+        drop(say(shown.trim_end_matches('\n')));
         Ok(())
     }
 

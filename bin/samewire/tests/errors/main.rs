@@ -6,6 +6,7 @@ mod machine;
 mod notices;
 mod plain;
 mod rows;
+mod width;
 
 use std::time::{Duration, Instant};
 

@@ -9,7 +9,7 @@ use crate::machine::{Machine, Said, can_run};
 use crate::rows::ALONE;
 
 /// What is answered on a first machine that runs. The words of the page and of the policy are none of the terminal's.
-const ANSWERS: &[&str] = &[
+pub(crate) const ANSWERS: &[&str] = &[
     "status",
     "status --pretty",
     "status --peers=false",
@@ -137,7 +137,12 @@ const PLACES: &[Place] = &[
 ];
 
 /// Runs all commands in one place; what each printed, on both streams.
-fn printed(machine: &Machine, place: &Place, all: &[&str]) -> Vec<(String, String)> {
+pub(crate) fn printed(
+    machine: &Machine,
+    environment: &str,
+    is_terminal: bool,
+    all: &[&str],
+) -> Vec<(String, String)> {
     let mut script = String::new();
     for words in all {
         let (user, words) = match words.strip_prefix("nobody: ") {
@@ -151,7 +156,7 @@ fn printed(machine: &Machine, place: &Place, all: &[&str]) -> Vec<(String, Strin
         script +=
             &format!("printf '\\n=== %s\\n' '{words}'; {user}timeout 30 {program} {words} </dev/null; ");
     }
-    let Said { out, err, .. } = machine.bare(place.environment, &script, place.is_terminal);
+    let Said { out, err, .. } = machine.bare(environment, &script, is_terminal);
     let text = format!("{out}\n{err}");
     let parts = text.split("\n=== ").skip(1);
     parts
@@ -164,7 +169,7 @@ fn printed(machine: &Machine, place: &Place, all: &[&str]) -> Vec<(String, Strin
 fn check(machine: &Machine, all: &[&str], has_signs: bool) {
     let mut faults = Vec::new();
     for place in PLACES {
-        let said = printed(machine, place, all);
+        let said = printed(machine, place.environment, place.is_terminal, all);
         assert_eq!(said.len(), all.len(), "every command was run in {}", place.name);
         let with = |sign: fn(&char) -> bool| {
             said.iter()

@@ -28,7 +28,7 @@ pub(crate) async fn run(common: &Common, command: &AdminCommand) -> Result<u8, C
         }
         AdminCommand::Backup { file } => backup(&client, common, file).await?,
         AdminCommand::Config => render::json(&client.get("config").await?),
-        AdminCommand::Metrics => render::line(&client.text(Method::GET, "metrics", String::new()).await?),
+        AdminCommand::Metrics => render::document(&client.text(Method::GET, "metrics", String::new()).await?),
         AdminCommand::Health => return health(&client, common).await,
     }
     Ok(0)
@@ -290,7 +290,7 @@ async fn routes(client: &Client<'_>, common: &Common, verb: &Routes) -> Result<(
 
 pub(crate) async fn policy(client: &Client<'_>, as_json: bool, verb: &Policy) -> Result<(), ClientError> {
     match verb {
-        Policy::Get => render::line(&client.text(Method::GET, "policy", String::new()).await?),
+        Policy::Get => render::document(&client.text(Method::GET, "policy", String::new()).await?),
         Policy::Set { file } => {
             client.text(Method::PUT, "policy", read(file)?).await?;
             render::line("the policy is in force.");

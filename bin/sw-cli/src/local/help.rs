@@ -32,7 +32,7 @@ A message you do not understand: samewire help NAME.
 ";
 
 pub(super) fn help(context: &Context, args: &HelpArgs, mut command: clap::Command) -> Outcome {
-    let Some(topic) = args.topic.as_deref() else { return print_bytes(OVERVIEW.as_bytes()) };
+    let Some(topic) = args.topic.as_deref() else { return say(OVERVIEW.trim_end()) };
     if let Some(slug) = Slug::from_name(topic) {
         return page(slug);
     }

@@ -1,5 +1,6 @@
 //! `status` (localapi-cli.md §B5, ux.md §2.4).
 
+use std::io::IsTerminal as _;
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
@@ -8,11 +9,9 @@ use sw_types::local::{PeerStatus, Problem, Status};
 use sw_types::problem::{Severity, Slug};
 
 use super::flags::parse_bool;
-use super::terminal::{age, delay, pad, shorten};
+use super::table::{Column, Room, table};
+use super::terminal::{age, delay, pad};
 use super::{Context, Failure, Outcome, Style, misuse, print_bytes, say, say_json};
-
-/// Columns that path and delay need; the rest is for names.
-const NAME_COLUMNS_MAX: usize = 28;
 
 #[derive(Args, Clone, Debug)]
 pub struct StatusArgs {
@@ -206,7 +205,7 @@ fn screen(context: &Context, args: &StatusArgs, status: &Status) -> Outcome {
     nodes.retain(|node| !node.sharee_node && (!args.active || node.active));
     nodes.sort_by_key(|node| (!node.active, !node.online, node.dns_name.clone()));
     if !nodes.is_empty() {
-        table(context, status, &nodes)?;
+        machines(context, status, &nodes)?;
     } else if args.peers {
         say("\n  No other machine is visible from here.")?;
     }
@@ -228,21 +227,18 @@ pub(super) fn notes(status: &Status) -> impl Iterator<Item = &Problem> {
     status.notices.iter().filter(|notice| notice.known_slug().map(Slug::severity) == Some(Severity::Note))
 }
 
-fn table(context: &Context, status: &Status, nodes: &[&PeerStatus]) -> Outcome {
+/// The columns, and how soon each is left out where there is no room.
+const COLUMNS: [Column<'_>; 5] = [
+    Column { title: "MACHINE", rank: 0 },
+    Column { title: "ADDRESS", rank: 2 },
+    Column { title: "PERSON", rank: 3 },
+    Column { title: "PATH", rank: 0 },
+    Column { title: "DELAY", rank: 1 },
+];
+
+fn machines(context: &Context, status: &Status, nodes: &[&PeerStatus]) -> Outcome {
     let terminal = &context.terminal;
-    let shown = |node: &PeerStatus| shorten(&name(status, node), NAME_COLUMNS_MAX, terminal.has_unicode);
-    let width = nodes.iter().map(|node| shown(node).chars().count()).max().unwrap_or(7).max(7) + 2;
-    say(terminal.paint(
-        Style::Bold,
-        format!(
-            "\n  {}{}{}{}DELAY",
-            pad("MACHINE", width),
-            pad("ADDRESS", 15),
-            pad("PERSON", 9),
-            pad("PATH", 25)
-        ),
-    ))?;
-    for node in nodes {
+    let row = |node: &&PeerStatus| {
         let address = node.tailscale_ips.iter().flatten().next().map(ToString::to_string).unwrap_or_default();
         let person = if node.tags.is_some() {
             "tagged".to_owned()
@@ -250,19 +246,19 @@ fn table(context: &Context, status: &Status, nodes: &[&PeerStatus]) -> Outcome {
             owner(status, node).trim_end_matches('@').to_owned()
         };
         let (word, style, reason) = path_words(node);
-        let path = pad(&format!("{word}{reason}"), 25).replacen(word, &terminal.paint(style, word), 1);
         let measured = node
             .latency_seconds
             .filter(|_| node.active)
             .map(|seconds| delay(Duration::from_secs_f64(seconds.max(0.0))));
-        let line = format!(
-            "  {}{}{}{path}{}",
-            pad(&shown(node), width),
-            pad(&address, 15),
-            pad(&person, 9),
-            measured.unwrap_or_default()
-        );
-        say(line.trim_end())?;
+        let path = format!("{}{reason}", terminal.paint(style, word));
+        vec![name(status, node), address, person, path, measured.unwrap_or_default()]
+    };
+    let rows: Vec<Vec<String>> = nodes.iter().map(row).collect();
+    let columns = Some(terminal.columns).filter(|_| std::io::stdout().is_terminal());
+    let room = Room { columns, indent: 2, has_unicode: terminal.has_unicode };
+    let lines = table(&COLUMNS, &rows, room);
+    for (at, line) in lines.iter().enumerate() {
+        say(if at == 0 { format!("\n{}", terminal.paint(Style::Bold, line)) } else { line.clone() })?;
     }
     Ok(())
 }

@@ -49,8 +49,7 @@ fn answer(document: &str) -> Option<ExitCode> {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "the fault of the input")]
 fn malformed(why: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("error: the input is not a document of the policy interface.\n  why: {why}");
+    crate::local::warn(format!("error: the input is not a document of the policy interface.\n  why: {why}"));
     ExitCode::from(2)
 }

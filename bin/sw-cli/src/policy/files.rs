@@ -12,9 +12,8 @@ use sw_policy::{
 
 use super::source::{Done, Failure, Loaded, Place, read};
 
-#[expect(clippy::print_stdout, reason = "the answer of the command")]
 fn say(text: &str) {
-    print!("{text}");
+    let _reader_gone = crate::local::say(text.trim_end_matches('\n'));
 }
 
 fn parse(loaded: &Loaded, network: &Network) -> Result<Policy, Rejection> {
@@ -170,7 +169,8 @@ pub(super) fn fmt(path: &Path, check: bool, stdout: bool) -> Done {
     let laid_out = hujson::format(&text)
         .map_err(|problems| refusal(&path.display().to_string(), &Rejection::new(&text, problems)))?;
     if stdout {
-        say(&laid_out);
+        // A document is never folded.
+        let _reader_gone = crate::local::print_bytes(laid_out.as_bytes());
         return Ok(ExitCode::SUCCESS);
     }
     if laid_out == text {

@@ -23,15 +23,15 @@ impl Failure {
     }
 
     /// Prints it on standard error.
-    #[expect(clippy::print_stderr, reason = "the words of a failure")]
     pub(super) fn report(self) -> ExitCode {
-        eprintln!("error: {}", self.what);
+        let mut text = format!("error: {}", self.what);
         if let Some(why) = self.why {
-            eprintln!("  why: {}", sw_types::problem::without_numbers(&why));
+            text.push_str(&format!("\n  why: {}", sw_types::problem::without_numbers(&why)));
         }
         if let Some(fix) = self.fix {
-            eprintln!("  fix: {fix}");
+            text.push_str(&format!("\n  fix: {fix}"));
         }
+        crate::local::warn(text);
         ExitCode::from(self.code)
     }
 }
