@@ -113,8 +113,7 @@ fn write_etc_files(lab: &str, plan: &Plan, server: Option<&str>) -> Result<(), L
     for room in &plan.rooms {
         let dir = Path::new(NETNS_ETC_DIR).join(name_of(lab, &room.name));
         std::fs::create_dir_all(&dir).map_err(failed)?;
-        std::fs::write(dir.join("resolv.conf"), "# samewire lab: this room has no resolver\n")
-            .map_err(failed)?;
+        std::fs::write(dir.join("resolv.conf"), stand_in::ROOM_TEXT).map_err(failed)?;
         std::fs::write(dir.join("hosts"), &hosts).map_err(failed)?;
         std::fs::write(dir.join("nsswitch.conf"), "hosts: files dns\n").map_err(failed)?;
     }

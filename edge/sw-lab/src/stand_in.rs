@@ -14,6 +14,10 @@ const NAMES: [&str; 3] = ["hosts", "nsswitch.conf", "resolv.conf"];
 /// To a resolver the same as no file.
 const TEXT: &str = "# Empty: a samewire lab mounts the files of its rooms over this one.\n";
 
+/// What stands in a room's `resolv.conf`. An official node that ends after its lab finds nothing mounted any more and
+/// puts this back into the machine's own file.
+pub(crate) const ROOM_TEXT: &str = "# samewire lab: this room has no resolver\n";
+
 /// Makes the files that are missing. The lab's own directories stand already, so no other lab removes them.
 pub(crate) fn put() -> io::Result<()> {
     let _one_at_a_time = lock()?;
@@ -33,7 +37,8 @@ pub(crate) fn remove() -> io::Result<()> {
     if names_in(NETNS_ETC_DIR).iter().any(|name| name.starts_with(PREFIX)) {
         return Ok(());
     }
-    let mut ours = paths().filter(|path| std::fs::read_to_string(path).is_ok_and(|text| text == TEXT));
+    let mut ours = paths()
+        .filter(|path| std::fs::read_to_string(path).is_ok_and(|text| text == TEXT || text == ROOM_TEXT));
     ours.try_for_each(std::fs::remove_file)
 }
 
